@@ -1,0 +1,49 @@
+"""emstream: streaming in-situ electron microscopy. Light to import: rooms open when they are first asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emstream.messages import Array, PixelSize
+    from emstream.source.formats import Movie
+    from emstream.store.run import Run
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "open", "open_run", "register", "segment"]
+
+
+def open(path: Any) -> Movie:  # shadows the builtin on purpose: emstream.open("movie.mrc")
+    """A movie from any file or folder of a camera, or a stored run.
+
+    path    : file or folder
+    returns : Movie: len(movie), movie.shape (y, x), .dtype, .pixel_size_nm, movie[i] -> (y, x) array
+    raises  : SourceMissing, UnreadableFile
+    """
+    from emstream.source.formats import open_movie
+
+    return open_movie(path)
+
+
+def open_run(path: Any) -> Run:
+    """A stored run: run.frames, run.shifts, run.labels (lazy dask arrays), run.table("particles").
+
+    raises : NotARun
+    """
+    from emstream.store.run import Run
+
+    return Run(path)
+
+
+def register(reference: Array, moving: Array) -> tuple[Any, float]:
+    """Shift (dy, dx) px that lays `moving` on `reference`, and a confidence 0..1. See `emstream.align.register`."""
+    from emstream.align import register as register_pair
+
+    return register_pair(reference, moving)
+
+
+def segment(image: Array, model: str = "default", pixel_size_nm: PixelSize | None = None) -> Array:
+    """Particles of one image: (y, x) -> (y, x) int32 labels, 0 = background. See `emstream.segment`."""
+    from emstream.segment import SegmentOptions, load
+
+    return load(SegmentOptions(model=model))(image, pixel_size_nm=pixel_size_nm).labels
