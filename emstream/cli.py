@@ -1,0 +1,299 @@
+"""The verbs; no logic. Results to stdout, progress and logs to stderr; exit 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from emstream.errors import BadSettings, EmstreamError
+
+if TYPE_CHECKING:
+    from emstream.config import Settings
+
+app = typer.Typer(
+    help="Streaming in-situ electron microscopy: align, store, segment, measure and show frames as the camera writes them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE.toml", help="Settings file.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="ROOM.KEY=VALUE", help="One setting; may be repeated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Http = Annotated[str | None, typer.Option("--http", metavar="HOST:PORT", help="Serve the page here.")]
+Model = Annotated[str | None, typer.Option("--model", help="default, classical, or the folder of a trained model.")]
+Cluster = Annotated[str, typer.Option("--cluster", help="local, tcp://HOST:PORT, or slurm.")]
+
+
+def main() -> None:
+    """Entry point: every expected error becomes a line on stderr and an exit code, never a traceback."""
+    try:
+        app()
+    except BadSettings as err:
+        for problem in err.problems:
+            print(f"emstream: {problem}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+    except EmstreamError as err:
+        print(f"emstream: {err}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(1) from None
+
+
+def _settings(config: Path | None, sets: Sequence[str] | None, **chosen: Any) -> Settings:
+    """Settings of this call; a flag such as --model is a --set with a shorter name."""
+    from emstream.config import load
+    from emstream.log import set_up
+
+    flags = [f"{name.replace('__', '.')}={value}" for name, value in chosen.items() if value is not None]
+    settings = load(config, sets=[*(sets or ()), *flags])
+    set_up(settings.log)
+    return settings
+
+
+def _print(document: Any, as_json: bool) -> None:
+    """A JSON document, or a table of its rows."""
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, default=str))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = document if isinstance(document, list) else [document]
+    if not rows:
+        typer.echo("nothing")
+        return
+    if len(rows) == 1:
+        for name, value in rows[0].items():
+            typer.echo(f"{name:>18}  {_plain(value)}")
+        return
+    table = Table(*[str(k) for k in rows[0]], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*[_plain(v) for v in row.values()])
+    Console(soft_wrap=True).print(table)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return " × ".join(str(v) for v in value) if all(isinstance(v, int) for v in value) else ", ".join(map(_plain, value))
+    return "–" if value is None else str(value)
+
+
+@app.command()
+def live(
+    source: Annotated[Path, typer.Argument(help="The folder that the camera writes to; nothing in it is changed.")],
+    out: Annotated[Path, typer.Argument(help="Where the runs go.")],
+    until_idle: Annotated[float | None, typer.Option(metavar="S", help="Leave when nothing new came for S seconds.")] = None,
+    model: Model = None,
+    http: Http = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; taken from the folder or file otherwise.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Validate and open everything, print all settings, leave.")] = False,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch SOURCE; align, store, segment and measure each frame as it comes; one run per acquisition under OUT.
+
+    Example: emstream live /data/camera /data/runs --http 127.0.0.1:8765
+    """
+    from emstream import live as daemon
+
+    settings = _settings(config, sets, segment__model=model, view__http=http)
+    if check:
+        _print(daemon.check(source, out, settings), as_json)
+        return
+    summary = daemon.run(source, out, settings, until_idle=until_idle, name=name)
+    _print(summary, as_json)
+
+
+@app.command()
+def simulate(
+    dest: Annotated[Path, typer.Argument(help="The folder to write frames into, as a camera would.")],
+    frames: Annotated[int, typer.Option(help="How many frames.")] = 200,
+    fps: Annotated[float, typer.Option(help="Frames a second; 0 = as fast as possible.")] = 20.0,
+    size: Annotated[str, typer.Option(metavar="Y[,X]", help="Frame size in px.")] = "1024",
+    dtype: Annotated[str, typer.Option(help="Integer type of the camera.")] = "uint16",
+    dose: Annotated[float, typer.Option(help="Mean dose, e/px per frame.")] = 20.0,
+    drift: Annotated[str, typer.Option(metavar="DY,DX", help="Mean drift, px per frame.")] = "0.3,-0.2",
+    jitter: Annotated[float, typer.Option(help="Random part of the drift, px rms.")] = 0.3,
+    particles: Annotated[int, typer.Option(help="How many particles.")] = 60,
+    coarsen: Annotated[bool, typer.Option(help="Let the particles exchange material and merge.")] = True,
+    fmt: Annotated[str, typer.Option("--format", help="tiff, tiff-stack, mrc, npy, png or dm4-tree.")] = "tiff",
+    pixel_size: Annotated[float, typer.Option(help="Pixel size, nm.")] = 0.5,
+    truth: Annotated[Path | None, typer.Option(help="Where the truth goes; DEST/../truth.zarr otherwise.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same movie.")] = 0,
+) -> None:
+    """Play a camera: write an in-situ movie with known truth as files, as slow and as partial as a real camera does.
+
+    Example: emstream simulate /tmp/camera --frames 200 --fps 20 --size 1024
+    """
+    from emstream import demo
+
+    shape = tuple(int(v) for v in size.split(","))
+    asked = demo.Simulation(
+        frames=frames, fps=fps or None, shape=shape if len(shape) == 2 else (shape[0], shape[0]), dtype=dtype, dose=dose,
+        drift=tuple(float(v) for v in drift.split(",")), jitter=jitter, particles=particles, coarsen=coarsen, fmt=fmt,
+        pixel_size_nm=pixel_size, seed=seed,
+    )  # fmt: skip
+    demo.simulate(dest, asked, truth=truth)
+
+
+@app.command(name="demo")
+def demo_(
+    frames: Annotated[int, typer.Option(help="How many frames the simulated camera writes; 0 = until stopped.")] = 600,
+    fps: Annotated[float, typer.Option(help="Frames a second.")] = 10.0,
+    size: Annotated[int, typer.Option(help="Frame size in px.")] = 512,
+    http: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the page is served.")] = "127.0.0.1:0",
+    until_idle: Annotated[float | None, typer.Option(metavar="S", help="Leave when nothing new came for S seconds.")] = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+) -> None:
+    """A simulated camera, the daemon and the page, in a temporary folder; prints the page's address.
+
+    Example: emstream demo
+    """
+    from emstream import demo
+
+    demo.run(_settings(config, sets, view__http=http), demo.Simulation(frames=frames, fps=fps, shape=(size, size), particles=40), until_idle=until_idle)
+
+
+@app.command()
+def info(path: Path, as_json: AsJson = False) -> None:
+    """What any file, folder or run is: format, frames, shape, dtype, pixel size, whether it is complete.
+
+    Example: emstream info movie.mrc --json
+    """
+    from emstream.source.formats import describe
+
+    _print(describe(path), as_json)
+
+
+@app.command()
+def reprocess(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT… OUT", help="Stacks or runs, then the folder for the new runs.")],
+    cluster: Cluster = "local",
+    model: Model = None,
+    align: Annotated[str, typer.Option(help="again: estimate the drift anew; keep: use the stored shifts.")] = "again",
+    workers: Annotated[int, typer.Option(help="Worker processes; 0 = as many as fit.")] = 0,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """An archived Zarr stack (a run, any OME-Zarr, a plain Zarr array) or a camera file becomes a run, on dask.
+
+    Example: emstream reprocess old/run.zarr new/ --model classical
+    """
+    from emstream.jobs import reprocess as job
+
+    if len(inputs) < 2:
+        raise BadSettings("reprocess needs INPUT… and OUT", "emstream reprocess old.zarr new/")
+    settings = _settings(config, sets, segment__model=model)
+    _print(job.reprocess(inputs[:-1], inputs[-1], settings, cluster=cluster, align=align, workers=workers), as_json)
+
+
+@app.command()
+def train(
+    inputs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Runs, or folders of images.")],
+    out: Annotated[Path, typer.Option("--out", metavar="MODEL", help="Folder of the new model.")],
+    labels: Annotated[str, typer.Option(help="none, a folder of masks, or the name of labels in the runs.")] = "none",
+    recipe: Annotated[str, typer.Option(help="autoencoder, student or supervised.")] = "student",
+    epochs: Annotated[int | None, typer.Option(help="How long.")] = None,
+    cluster: Cluster = "local",
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a segmentation model offline, as a dask job.
+
+    Example: emstream train runs/Au.zarr --out models/Au --labels none
+    """
+    from emstream.jobs import train as job
+
+    settings = _settings(config, sets, learn__epochs=epochs)
+    _print(job.train(inputs, out, settings, labels=labels, recipe=recipe, cluster=cluster), as_json)
+
+
+@app.command()
+def export(
+    run: Path,
+    out: Annotated[Path, typer.Argument(metavar="OUT.{mp4,gif,csv,parquet,html,tif}")],
+    fps: Annotated[float | None, typer.Option(help="Frames a second of the movie.")] = None,
+) -> None:
+    """A movie cropped to what every frame covers, tables, or a report with plots; the suffix decides.
+
+    Example: emstream export runs/Au.zarr Au.mp4
+    """
+    from emstream.export import export as write
+
+    typer.echo(str(write(run, out, **({} if fps is None else {"fps": fps}))))
+
+
+@app.command()
+def view(path: Path, http: Http = "127.0.0.1:8765", config: ConfigFile = None, sets: Sets = None) -> None:
+    """The live page on stored runs: PATH is a run or a folder of runs.
+
+    Example: emstream view runs/
+    """
+    from emstream import live as daemon
+
+    daemon.view(path, _settings(config, sets, view__http=http))
+
+
+@app.command()
+def check(run: Path, as_json: AsJson = False) -> None:
+    """Verify every chunk, the ledger and the metadata of a run; list what is missing or damaged.
+
+    Example: emstream check runs/Au.zarr
+    """
+    from emstream.store.check import check as verify
+
+    report = verify(run)
+    _print(report.as_dict(), as_json)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    peers: Annotated[bool, typer.Option("--peers", help="Add scikit-image + scipy + zarr append in the same run.")] = False,
+    sizes: Annotated[str, typer.Option(help="Frame sizes, px.")] = "512,1024,2048",
+    frames: Annotated[int, typer.Option(help="Frames per size.")] = 40,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """The throughput table of this machine: frames/s, ms/frame, MB/s per stage and end to end.
+
+    Example: emstream bench --peers
+    """
+    from emstream import bench as benchmark
+
+    rows = benchmark.table([int(s) for s in sizes.split(",")], frames, _settings(config, sets), peers=peers)
+    _print(rows, as_json)
+
+
+@app.command()
+def doctor(
+    source: Annotated[Path | None, typer.Argument(help="The folder that will be watched.")] = None,
+    out: Annotated[Path | None, typer.Argument(help="Where runs will go.")] = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """File system kind, inotify limits, free space and time left, clock, GPU, ports, permissions.
+
+    Example: emstream doctor /data/camera /data/runs
+    """
+    from emstream import doctor as examine
+
+    rows = examine.examine(source, out, _settings(config, sets))
+    _print(rows, as_json)
+    if any(row["verdict"] == "bad" for row in rows):
+        raise typer.Exit(1)
