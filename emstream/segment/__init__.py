@@ -1,0 +1,96 @@
+"""The segmentation room: an image becomes numbered particles, by a network or by the classical method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from emstream.errors import BadSettings, ModelBroken
+
+if TYPE_CHECKING:
+    from emstream.messages import Array, Labelled, PixelSize, Rect
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentOptions:
+    """What counts as a particle, and who finds it."""
+
+    enabled: bool = True
+    model: str = "default"  # default | classical | folder of a trained model (model.json, weights.safetensors)
+    polarity: Literal["auto", "dark", "bright"] = "auto"  # are particles darker or brighter than what is around them
+    long_side_px: int = 512  # frames are reduced so that the longer side is at most this before the network; 0 = never
+    threshold: float = 0.5  # of the network's foreground, 0..1
+    split: bool = True  # take touching particles apart
+    min_diameter_px: float = 3.0  # equivalent diameter below which a particle is dropped
+    min_diameter_nm: float = 0.0  # the same in nm, where the pixel size is known; the stricter one holds
+    settle_frames: int = 8  # frames after which the classical method only follows slowly
+    judge_every: int = 8  # compare network and classical method each so many frames; 0 = never
+
+
+class Segmenter(Protocol):
+    """An image in, particles out. It may keep a causal state; `reset` forgets it (a new series)."""
+
+    name: str
+    sha256: str  # of the weights, "" when there are none
+
+    def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
+        """Particles of one frame.
+
+        pixels        : (y, x), any integer or float dtype, counts
+        valid         : y0, y1, x0, x1 of the pixels that the frame covers; None = all. No label lies outside.
+        pixel_size_nm : (y, x) nm per px; only used for `min_diameter_nm`
+        returns       : Labelled; labels (y, x) int32, 1…n without gaps, 0 = background
+        raises        : BadImage
+        """
+        ...
+
+    def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
+        """Pay all first-time costs now, for frames of this shape; the state is as before."""
+        ...
+
+    def reset(self) -> None:
+        """Forget what was learned from earlier frames."""
+        ...
+
+
+def load(options: SegmentOptions, device: str = "cpu", threads: int = 0) -> Segmenter:
+    """The segmenter that the options name. torch is imported only for a network.
+
+    device  : cpu | cuda:N
+    threads : CPU threads of the network; 0 = all cores
+    raises  : ModelBroken (no such model, damaged, or of another kind), BadSettings
+    """
+    check(options)
+    if options.model == "classical":
+        from emstream.segment.classical import Classical
+
+        return Classical(options)
+    folder = SHIPPED / options.model if options.model == "default" else Path(options.model)
+    if options.model == "default" and not folder.is_dir():
+        from emstream.segment.classical import Classical
+
+        return Classical(options)
+    if not folder.is_dir():
+        raise ModelBroken(f"segment.model = {options.model!r} is no folder", "default, classical, or a model folder")
+    from emstream.segment.predict import Network
+
+    return Network(folder, options, device, threads)
+
+
+def check(options: SegmentOptions) -> None:
+    """raises : BadSettings, with one line per mistake."""
+    problems = []
+    if options.polarity not in ("auto", "dark", "bright"):
+        problems.append(f"segment.polarity = {options.polarity!r} is not auto, dark or bright")
+    if not 0 < options.threshold < 1:
+        problems.append(f"segment.threshold = {options.threshold} is not between 0 and 1")
+    if options.long_side_px != 0 and options.long_side_px < 64:
+        problems.append(f"segment.long_side_px = {options.long_side_px} is below 64")
+    for name in ("min_diameter_px", "min_diameter_nm", "settle_frames", "judge_every"):
+        if getattr(options, name) < 0:
+            problems.append(f"segment.{name} = {getattr(options, name)} is negative")
+    if problems:
+        raise BadSettings("; ".join(problems), "emstream live --help", tuple(problems))

@@ -1,0 +1,224 @@
+"""Tier 0, without training: blur at the particles' own scale, Otsu, label; calm from frame to frame.
+
+The scale loop (sigma = d / 15, three times) follows the particles' size. A threshold is believed only where the image
+is steeper along its contours than elsewhere: for a Gaussian random field, whatever its correlation, level and slope are
+independent, so noise and granular film become no particles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from emstream.arrays import array_namespace, to_host
+from emstream.errors import BadImage
+from emstream.messages import Array, Labelled, PixelSize, Rect
+from emstream.segment import SegmentOptions
+from emstream.segment.instances import components, cover, drop_small, fill_holes, renumber, smallest_area
+
+BINS = 256
+STEEP = 2.0  # slope along a contour, relative to the median slope off it; noise gives 1.3 to 1.7 (pixels sample it unevenly)
+FOLLOW = 0.05  # share of the new frame's estimate once the state has settled
+
+
+@dataclass(frozen=True, slots=True)
+class ClassicalState:
+    """What is known from the frames so far; `frames` = 0 knows nothing."""
+
+    frames: int = 0  # frames with particles that were used
+    sigma: float = 1.0  # blur, px
+    level: float = 0.5  # threshold, 0 = 1st, 1 = 99th percentile of the blurred frame
+    dark: float = 0.5  # share of evidence for dark particles, 0..1
+
+
+class Classical:
+    """The classical method as a Segmenter; its state is one value."""
+
+    name = "classical"
+    sha256 = ""
+
+    def __init__(self, options: SegmentOptions) -> None:
+        self.options = options
+        self.state = ClassicalState()
+
+    def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
+        labels, self.state = segment(to_host(pixels), self.state, self.options, valid, pixel_size_nm)
+        return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256)
+
+    def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
+        segment(np.zeros(shape, dtype), ClassicalState(), self.options)
+
+    def reset(self) -> None:
+        self.state = ClassicalState()
+
+
+def segment(
+    pixels: np.ndarray,
+    state: ClassicalState,
+    options: SegmentOptions,
+    valid: Rect | None = None,
+    pixel_size_nm: PixelSize | None = None,
+) -> tuple[np.ndarray, ClassicalState]:
+    """Labels (y, x) int32 of one frame, and the state after it.
+
+    raises : BadImage
+    """
+    image = stretched(pixels, valid)
+    smallest = smallest_area(options, pixel_size_nm)
+    found = estimate(image, options, smallest, valid)
+    if found is not None:
+        state = follow(state, found, options.settle_frames)
+    if state.frames == 0:
+        return np.zeros(image.shape, np.int32), state
+    dark = state.dark > 0.5 if options.polarity == "auto" else options.polarity == "dark"
+    blurred = blur(image, state.sigma)
+    mask = above(blurred, percent(blurred, state.level, valid), dark, valid)
+    labels = components(fill_holes(mask, _hole(state.sigma)))
+    labels = believable(labels, slope(blurred), valid)
+    return drop_small(labels, smallest), state
+
+
+def follow(state: ClassicalState, found: ClassicalState, settle: int) -> ClassicalState:
+    """Running mean over the first `settle` frames, then an exponential one: nothing jumps from frame to frame."""
+    share = max(FOLLOW, 1 / (state.frames + 1)) if state.frames < max(settle, 1) else FOLLOW
+    return ClassicalState(
+        state.frames + 1,
+        state.sigma + share * (found.sigma - state.sigma),
+        state.level + share * (found.level - state.level),
+        state.dark + share * (found.dark - state.dark),
+    )
+
+
+def estimate(image: np.ndarray, options: SegmentOptions, smallest: float, valid: Rect | None) -> ClassicalState | None:
+    """Scale, threshold and polarity of one stretched frame; None where nothing stands out of the noise."""
+    sigma, found = 0.0, None
+    for start in (1.0, 2.0, 4.0):  # the finest blur at which anything is seen
+        if level_of(blur(image, start), valid) is not None:
+            sigma = start
+            break
+    for _ in range(3 if sigma else 0):
+        blurred = blur(image, sigma)
+        level = level_of(blurred, valid)
+        if level is None:
+            break
+        inside = crop(blurred, valid)
+        dark = polarity(inside, level) if options.polarity == "auto" else options.polarity == "dark"
+        low, high = np.percentile(inside, (1, 99))
+        found = ClassicalState(1, sigma, float((level - low) / max(high - low, 1e-9)), float(dark))
+        area = np.bincount(components(fill_holes(above(inside, level, dark, None), _hole(sigma))).ravel())[1:].astype(
+            float
+        )
+        area = area[area >= smallest]
+        if len(area) == 0:
+            break
+        sigma = float(np.clip(np.sum(area * np.sqrt(4 / np.pi * area)) / area.sum() / 15, 0.5, 8))
+    return found
+
+
+def level_of(blurred: np.ndarray, valid: Rect | None) -> float | None:
+    """Otsu's level, or else the steepest one, if the image is steep enough along its contour; else None."""
+    inside, steep = crop(blurred, valid), crop(slope(blurred), valid)
+    level = otsu(inside)
+    if steepness(inside, steep, level) >= STEEP:
+        return level
+    level = steepest(inside, steep)
+    return level if steepness(inside, steep, level) >= 1.5 * STEEP else None
+
+
+def stretched(pixels: np.ndarray, valid: Rect | None) -> np.ndarray:
+    """(y, x) float32, percentiles .5 and 99.5 at 0 and 1, clipped. raises : BadImage"""
+    if pixels.ndim != 2 or min(pixels.shape) < 8:
+        raise BadImage(f"a frame is (y, x) with at least 8 px a side, not {pixels.shape}")
+    image = pixels.astype(np.float32)
+    if not np.isfinite(image).all():
+        finite = image[np.isfinite(image)]
+        image = np.where(np.isfinite(image), image, np.median(finite) if finite.size else np.float32(0))
+    low, high = (np.float32(p) for p in np.percentile(crop(image, valid)[::2, ::2], (0.5, 99.5)))
+    if high <= low:
+        return np.zeros_like(image)
+    return np.clip((image - low) / (high - low), 0, 1)
+
+
+def crop(image: np.ndarray, valid: Rect | None) -> np.ndarray:
+    """The covered part of an image; all of it when there is nothing covered."""
+    if valid is None or valid[1] - valid[0] < 8 or valid[3] - valid[2] < 8:
+        return image
+    return image[valid[0] : valid[1], valid[2] : valid[3]]
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian of `sigma` px."""
+    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+
+
+def slope(image: np.ndarray) -> np.ndarray:
+    """Length of the gradient, per px."""
+    dx = cv2.Sobel(image, cv2.CV_32F, 1, 0, scale=1 / 8)
+    return cv2.magnitude(dx, cv2.Sobel(image, cv2.CV_32F, 0, 1, scale=1 / 8))
+
+
+def otsu(image: np.ndarray) -> float:
+    """Otsu's threshold (IEEE Trans. SMC 9, 62, 1979) of an image in 0..1."""
+    count = np.bincount(np.minimum(image * BINS, BINS - 1).astype(np.uint8).ravel(), minlength=BINS).astype(float)
+    weight = np.cumsum(count)
+    moment = np.cumsum(count * np.arange(BINS))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = (moment[-1] * weight / weight[-1] - moment) ** 2 / (weight * (weight[-1] - weight))
+    return float(np.argmax(np.nan_to_num(between, posinf=0)) + 1) / BINS
+
+
+def steepness(image: np.ndarray, steep: np.ndarray, level: float) -> float:
+    """Median slope along the contour at `level`, relative to the median slope off it."""
+    edge = on_contour(image >= level)
+    if edge.sum() < 16 or edge.all():
+        return 0.0
+    return float(np.median(steep[edge]) / max(float(np.median(steep[~edge])), 1e-9))
+
+
+def steepest(image: np.ndarray, steep: np.ndarray) -> float:
+    """The level at which the image is steepest on average; levels of few pixels do not count."""
+    bins = np.minimum(image * (BINS // 4), BINS // 4 - 1).astype(np.uint8).ravel()
+    count = np.bincount(bins, minlength=BINS // 4)
+    mean = np.bincount(bins, steep.ravel(), minlength=BINS // 4) / np.maximum(count, 1)
+    mean[count < max(32, image.size * 2e-4)] = 0
+    return (float(np.argmax(mean)) + 0.5) / (BINS // 4)
+
+
+def on_contour(mask: np.ndarray) -> np.ndarray:
+    """Pixels of a mask with a neighbour outside it, and their neighbours."""
+    return cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).view(bool)
+
+
+def polarity(image: np.ndarray, level: float) -> bool:
+    """True when the dark class holds the particles: the class with the smaller share of the border."""
+    bright = image >= level
+    border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    return bool(border.mean() > 0.5)
+
+
+def above(image: np.ndarray, level: float, dark: bool, valid: Rect | None) -> np.ndarray:
+    """Particle pixels: below `level` for dark particles, else at or above it; false outside `valid`."""
+    return cover(image < level if dark else image >= level, valid)
+
+
+def percent(image: np.ndarray, level: float, valid: Rect | None) -> float:
+    """The level that lies at `level` between the 1st and the 99th percentile."""
+    low, high = np.percentile(crop(image, valid), (1, 99))
+    return float(low + level * (high - low))
+
+
+def believable(labels: np.ndarray, steep: np.ndarray, valid: Rect | None) -> np.ndarray:
+    """Labels without those whose outline is no steeper than the frame elsewhere."""
+    edge = cv2.erode((labels > 0).view(np.uint8), np.ones((3, 3), np.uint8)).view(bool) ^ (labels > 0)
+    usual = float(np.median(crop(steep, valid)[crop(labels == 0, valid)])) if (labels == 0).any() else 0.0
+    at = labels[edge]
+    length = np.bincount(at, minlength=int(labels.max()) + 1)
+    mean = np.bincount(at, steep[edge], minlength=len(length)) / np.maximum(length, 1)
+    return renumber(labels, mean >= STEEP * usual)
+
+
+def _hole(sigma: float) -> float:
+    """px²: the largest hole that is filled, of about the particles' own size (d = 15 sigma)."""
+    return float(np.pi / 4 * (15 * sigma) ** 2)

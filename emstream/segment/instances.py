@@ -1,0 +1,90 @@
+"""From maps to numbered particles: label, split by cores, drop what is small or not covered, number without gaps."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from emstream.messages import PixelSize, Rect
+from emstream.segment import SegmentOptions
+
+
+def smallest_area(options: SegmentOptions, pixel_size_nm: PixelSize | None) -> float:
+    """px² below which a component is no particle, from `min_diameter_px` and `min_diameter_nm`."""
+    px = options.min_diameter_px
+    if pixel_size_nm is not None and options.min_diameter_nm > 0:
+        px = max(px, options.min_diameter_nm / float(np.sqrt(pixel_size_nm[0] * pixel_size_nm[1])))
+    return float(np.pi / 4 * px**2)
+
+
+def components(mask: np.ndarray) -> np.ndarray:
+    """Connected components (8 neighbours) of a boolean (y, x) mask: int32, 1…n."""
+    return cv2.connectedComponents(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)[1]
+
+
+def cover(mask: np.ndarray, valid: Rect | None) -> np.ndarray:
+    """The mask, false outside `valid` (y0, y1, x0, x1)."""
+    if valid is None:
+        return mask
+    y0, y1, x0, x1 = valid
+    inside = np.zeros_like(mask)
+    inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
+    return inside
+
+
+def renumber(labels: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """labels int (y, x); keep (n + 1,) bool by label: those kept are numbered 1…m, all others become 0."""
+    keep = keep.copy()
+    keep[0] = False
+    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
+
+
+def drop_small(labels: np.ndarray, min_area: float) -> np.ndarray:
+    """Labels without those of fewer than `min_area` px, numbered 1…m."""
+    return renumber(labels, np.bincount(labels.ravel()) >= min_area)
+
+
+def fill_holes(mask: np.ndarray, largest: float) -> np.ndarray:
+    """The mask with its holes of at most `largest` px filled (a ring of particles stays a ring)."""
+    outside = components(~mask)
+    area = np.bincount(outside.ravel(), minlength=2)
+    edge = np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]])
+    fill = area <= largest
+    fill[np.unique(edge)] = False
+    fill[0] = False
+    return mask | fill[outside]
+
+
+def grow(foreground: np.ndarray, cores: np.ndarray) -> np.ndarray:
+    """Take a foreground apart by its cores: each pixel goes to the nearest core of its own component.
+
+    foreground : (y, x) bool
+    cores      : (y, x) bool; one connected blob for each particle. A component without a core stays one particle.
+    returns    : (y, x) int32, 1…n
+    """
+    whole = components(foreground)
+    seeds = components(cores & foreground)
+    n = int(whole.max())
+    owner = np.zeros(int(seeds.max()) + 1, np.int64)  # the component that a core lies in
+    owner[seeds.ravel()] = whole.ravel()
+    per_component = np.bincount(owner[1:], minlength=n + 1)
+    if per_component.max(initial=0) < 2:
+        return whole
+    nearest, _ = _nearest_core(seeds)
+    several = per_component[whole] > 1
+    first = np.zeros(n + 1, np.int64)
+    first[owner[:0:-1]] = np.arange(len(owner) - 1, 0, -1)  # for pixels whose nearest core is another component's
+    mine = np.where(owner[nearest] == whole, nearest, first[whole])
+    labels = np.where(several, mine + n, whole)
+    return renumber(labels, np.bincount(labels.ravel()) > 0)
+
+
+def _nearest_core(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each pixel the number of the nearest seed, and the distance to it in px."""
+    distance, zone = cv2.distanceTransformWithLabels(
+        (seeds == 0).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP
+    )
+    on = seeds > 0
+    name = np.zeros(int(zone.max()) + 1, seeds.dtype)  # cv2 numbers the zones in its own order
+    name[zone[on]] = seeds[on]
+    return name[zone], distance
