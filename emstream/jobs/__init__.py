@@ -1,0 +1,1 @@
+"""Offline work on dask: archives reprocessed, models trained. Never on the live daemon's workers."""
