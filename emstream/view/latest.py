@@ -1,0 +1,125 @@
+"""The newest result of every run: one slot, overwritten; readers never slow the writer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from emstream.view.history import History
+from emstream.view.shown import DaemonStatus, Shown
+
+
+@dataclass(eq=False)
+class _Slot:
+    history: History
+    newest: Shown | None = None
+    segmented: Shown | None = None  # newest frame that has labels
+    version: int = 0
+    pictured_at: float = 0.0
+
+
+class Latest:
+    """Where the loop leaves what is newest, and where every page looks. Safe to use from several threads.
+
+    `show` costs microseconds and never waits for a reader. A frame older than the one that is shown (the branch
+    that catches up) only fills the curves.
+    """
+
+    def __init__(self, history: int = 4096) -> None:
+        self._lock = threading.Lock()
+        self._history = history
+        self._slots: dict[str, _Slot] = {}
+        self._current = ""
+        self._status = DaemonStatus()
+        self._version = 0
+        self._listeners: list[Callable[[], None]] = []
+
+    def show(self, shown: Shown) -> None:
+        """A frame was aligned, or segmented and measured: shown when it is the newest, in the curves in any case."""
+        with self._lock:
+            slot = self._slots.setdefault(shown.run, _Slot(History(self._history)))
+            slot.history.add(shown)
+            self._version += 1
+            slot.version = self._version
+            if slot.newest is None or shown.frame >= slot.newest.frame:
+                slot.newest, slot.pictured_at = shown, time.monotonic()
+                self._current = shown.run
+            if shown.count is not None and (slot.segmented is None or shown.frame >= slot.segmented.frame):
+                slot.segmented = shown
+            listeners = tuple(self._listeners)
+        for wake in listeners:
+            wake()
+
+    def remember(self, run: str, frame: int, row: dict[str, float]) -> None:
+        """One point of the curves of frames that are already stored, when a run goes on after a restart."""
+        with self._lock:
+            self._slots.setdefault(run, _Slot(History(self._history))).history.put(frame, row)
+
+    def status(self, status: DaemonStatus) -> None:
+        """What the daemon says of itself now."""
+        with self._lock:
+            self._status = status
+
+    def wants_picture(self, run: str, per_s: float = 60.0, unwatched_per_s: float = 4.0) -> bool:
+        """Whether a picture is due: at most `per_s` are seen, and `unwatched_per_s` are kept while no page is open."""
+        with self._lock:
+            slot = self._slots.get(run)
+            rate = per_s if self._listeners else unwatched_per_s
+            return slot is None or time.monotonic() - slot.pictured_at >= 0.9 / rate
+
+    def newest(self, run: str | None = None) -> Shown | None:
+        """The newest frame of `run`, by default of the run that got a frame last; None before the first."""
+        with self._lock:
+            slot = self._slots.get(run or self._current)
+            return slot.newest if slot else None
+
+    def look(self, run: str | None = None) -> tuple[int, Shown, Shown | None] | None:
+        """(version, newest frame, newest frame with labels) of a run; the version grows with every frame."""
+        with self._lock:
+            slot = self._slots.get(run or self._current)
+            if slot is None or slot.newest is None:
+                return None
+            return slot.version, slot.newest, slot.segmented
+
+    def daemon(self) -> DaemonStatus:
+        """What the daemon last said of itself."""
+        with self._lock:
+            return self._status
+
+    def runs(self) -> list[str]:
+        """Names of the runs that have a frame, oldest first."""
+        with self._lock:
+            return list(self._slots)
+
+    @property
+    def current(self) -> str:
+        """The run that got a frame last; "" before the first."""
+        return self._current
+
+    def curves(self, run: str | None = None, version: int = 0, stride: int = 0) -> dict[str, Any] | None:
+        """The curves of a run as JSON, see `History.since`; None when the run is unknown."""
+        with self._lock:
+            slot = self._slots.get(run or self._current)
+            return None if slot is None else {"run": run or self._current, **slot.history.since(version, stride)}
+
+    def forget(self, run: str) -> None:
+        """A run was closed: its slot is given back; the store has it."""
+        with self._lock:
+            self._slots.pop(run, None)
+            if self._current == run:
+                self._current = next(reversed(self._slots), "")
+
+    def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake` (must not block) after every `show`; returns what ends it."""
+        with self._lock:
+            self._listeners.append(wake)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if wake in self._listeners:
+                    self._listeners.remove(wake)
+
+        return unsubscribe

@@ -1,0 +1,143 @@
+"""A frame as a small 8-bit picture, and its labels as outlines: a few milliseconds for each frame."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from emstream.messages import Aligned, Labelled, Measured, Rect
+from emstream.view.shown import NO_SIZES, Outlines, Shown
+
+Window = tuple[float, float]  # counts that become black and white
+
+
+def preview(
+    pixels: np.ndarray, size: int = 512, *, valid: Rect | None = None, window: Window | None = None
+) -> tuple[np.ndarray, float, Window]:
+    """The frame area-averaged so that its longer side is at most `size`, its grey levels stretched.
+
+    pixels  : (y, x) any real dtype, counts
+    valid   : only these pixels decide the stretch; the others become black
+    window  : the stretch of the frame before; followed slowly, so that the picture does not flicker
+    returns : (h, w) uint8, px of the frame for one px of the picture, the window (0.5 and 99.5 percentile)
+    """
+    y, x = pixels.shape
+    factor = max(1.0, max(y, x) / size)
+    shape = (max(1, round(y / factor)), max(1, round(x / factor)))
+    small = _shrink(pixels, shape)
+    inside = np.zeros(shape, bool)
+    y0, y1, x0, x1 = valid or (0, y, 0, x)
+    ky, kx = shape[0] / y, shape[1] / x
+    part = (slice(math.ceil(y0 * ky), math.floor(y1 * ky)), slice(math.ceil(x0 * kx), math.floor(x1 * kx)))
+    inside[part] = True
+    seen = small[part] if small[part].size else small
+    window = _follow(window, seen)
+    low, high = window
+    image = cv2.convertScaleAbs(np.clip(small, low, high) - low, alpha=255.0 / max(high - low, 1e-12))
+    if valid is not None:
+        image[~inside] = 0
+    return image, factor, window
+
+
+def _shrink(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Area average as float32; cv2 takes uint8, uint16, int16 and float32, the rest is converted first."""
+    if pixels.dtype not in (np.uint8, np.uint16, np.int16, np.float32):
+        pixels = pixels.astype(np.float32)
+    if pixels.dtype.byteorder == ">":
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+    if pixels.shape != shape:
+        whole = pixels.shape[0] // shape[0]
+        if pixels.dtype != np.float32 and whole * shape[0] == pixels.shape[0] and whole * shape[1] == pixels.shape[1]:
+            return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)
+        pixels = cv2.resize(pixels.astype(np.float32, copy=False), shape[::-1], interpolation=cv2.INTER_AREA)
+    return np.nan_to_num(pixels.astype(np.float32, copy=False))
+
+
+def _follow(before: Window | None, seen: np.ndarray) -> Window:
+    step = max(1, int(math.sqrt(seen.size / 16384)))
+    low, high = (float(v) for v in np.percentile(seen[::step, ::step], (0.5, 99.5)))
+    high = max(high, low + 1e-6 * max(1.0, abs(low)))
+    if before is None:
+        return low, high
+    old, new = before[1] - before[0], high - low
+    if not 0.5 < new / old < 2 or abs(low - before[0]) > old:  # another scene: jump there
+        return low, high
+    return 0.9 * before[0] + 0.1 * low, 0.9 * before[1] + 0.1 * high
+
+
+def outlines(labels: np.ndarray, size: int = 1024) -> Outlines:
+    """The outer border of every particle.
+
+    labels  : (y, x) integers, 0 = background
+    size    : the labels are thinned so that their longer side is at most this
+    returns : polygons through the centres of the border pixels, see Outlines
+    """
+    y, x = labels.shape
+    step = max(1, math.ceil(max(y, x) / size))
+    small = np.ascontiguousarray(labels[step // 2 :: step, step // 2 :: step], dtype=np.int32)
+    scale = np.array([65536.0 / x, 65536.0 / y])
+    polygons: list[np.ndarray] = []
+    particle: list[int] = []
+    for index, box in enumerate(ndimage.find_objects(small)):
+        if box is None:
+            continue
+        mask = (small[box] == index + 1).view(np.uint8)
+        found, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        corner = np.array([box[1].start, box[0].start])
+        for contour in found:
+            polygons.append(((contour[:, 0] + corner) * step + step // 2 + 0.5) * scale)
+            particle.append(index + 1)
+    lengths = [len(p) for p in polygons]
+    points = np.concatenate(polygons) if polygons else np.empty((0, 2))
+    return Outlines(
+        np.clip(np.round(points), 0, 65535).astype(np.uint16),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+        np.array(particle, np.int32),
+    )
+
+
+def picture(
+    run: str,
+    frame: int,
+    aligned: Aligned,
+    labelled: Labelled | None = None,
+    measured: Measured | None = None,
+    *,
+    size: int = 512,
+    window: Window | None = None,
+    drift_speed: float = math.nan,
+) -> tuple[Shown, Window]:
+    """Everything the page needs of one frame; pixels and labels must be host arrays.
+
+    drift_speed : px/s
+    window      : what the call for the frame before returned
+    """
+    image, factor, window = preview(aligned.pixels, size, valid=aligned.valid, window=window)
+    columns = measured.particles if measured is not None else {}
+    shown = Shown(
+        run=run,
+        frame=frame,
+        time_s=aligned.frame.time_s,
+        shape=(int(aligned.pixels.shape[0]), int(aligned.pixels.shape[1])),
+        preview=image,
+        factor=factor,
+        pixel_size_nm=aligned.frame.pixel_size_nm,
+        valid=aligned.valid,
+        shift=aligned.shift,
+        confidence=aligned.confidence,
+        anchor=aligned.anchor,
+        status=int(aligned.status),
+        drift_speed=drift_speed,
+        count=measured.count if measured is not None else None,
+        area_fraction=measured.area_fraction if measured is not None else math.nan,
+        labels=np.asarray(columns["label"]) if "label" in columns else None,
+        diameters=np.asarray(columns.get("diameter", NO_SIZES), np.float32),
+        outlines=outlines(labelled.labels) if labelled is not None else None,
+        agreement=labelled.agreement if labelled is not None else math.nan,
+        model=labelled.model if labelled is not None else "",
+        captured_at=aligned.frame.closed_at,
+    )
+    return shown, window

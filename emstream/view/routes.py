@@ -1,0 +1,154 @@
+"""The addresses that the page's server answers."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+
+from emstream import __version__
+from emstream.errors import EmstreamError
+from emstream.metrics import CONTENT_TYPE, Metrics
+from emstream.view.latest import Latest
+from emstream.view.shown import Shown
+from emstream.view.socket import Feed
+from emstream.view.wire import pack
+
+_KINDS = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+class Shelf(Protocol):
+    """Frames that are stored: what the page asks for when somebody looks back."""
+
+    def frame(self, run: str, index: int) -> Shown:
+        """One stored frame. Raises FrameOutOfRange, NotARun."""
+        ...
+
+    def curves(self, run: str) -> dict[str, Any]:
+        """The curves of a stored run, as `History.since`. Raises NotARun."""
+        ...
+
+
+class Routes:
+    """All answers; GET only, nothing here changes anything."""
+
+    def __init__(
+        self,
+        latest: Latest,
+        metrics: Metrics,
+        runs: Callable[[], list[dict[str, Any]]],
+        ready: Callable[[], tuple[bool, list[str]]],
+        shelf: Shelf | None,
+        feed: Feed,
+    ) -> None:
+        self.latest, self.metrics, self.all_runs, self.ready, self.shelf = latest, metrics, runs, ready, shelf
+        self.feed = feed
+
+    def app(self) -> Starlette:
+        """The application, without its gate."""
+        return Starlette(
+            routes=[
+                Route("/", self.page, methods=["GET"]),
+                Route("/static/{name}", self.static, methods=["GET"]),
+                Route("/api/status", self.status, methods=["GET"]),
+                Route("/api/latest", self.newest, methods=["GET"]),
+                Route("/api/runs", self.runs, methods=["GET"]),
+                Route("/api/history", self.history, methods=["GET"]),
+                Route("/api/runs/{run}/frame/{index:int}", self.frame, methods=["GET"]),
+                Route("/metrics", self.exposition, methods=["GET"]),
+                Route("/healthz", self.healthz, methods=["GET"]),
+                Route("/readyz", self.readyz, methods=["GET"]),
+                WebSocketRoute("/ws", self.feed.serve),
+            ]
+        )
+
+    async def page(self, request: Request) -> Response:
+        return _file("index.html")
+
+    async def static(self, request: Request) -> Response:
+        return _file(request.path_params["name"])
+
+    async def status(self, request: Request) -> Response:
+        daemon = asdict(self.latest.daemon())
+        return JSONResponse(
+            {"version": __version__, "clients": self.feed.clients, "run": self.latest.current, **daemon}
+        )
+
+    async def newest(self, request: Request) -> Response:
+        run = request.query_params.get("run") or None
+        seen = self.latest.look(run)
+        if seen is None:
+            return JSONResponse({"run": run, "frame": None})
+        _, shown, labelled = seen
+        numbers = shown.numbers()
+        numbers["segmented"] = None if labelled is None else labelled.numbers()
+        return JSONResponse(numbers)
+
+    async def runs(self, request: Request) -> Response:
+        return JSONResponse({"current": self.latest.current, "runs": await run_in_threadpool(self.all_runs)})
+
+    async def history(self, request: Request) -> Response:
+        run = request.query_params.get("run") or None
+        version, stride = (_whole(request.query_params, key) for key in ("version", "stride"))
+        curves = self.latest.curves(run, version, stride)
+        if curves is None and self.shelf is not None and run:
+            try:
+                curves = await run_in_threadpool(self.shelf.curves, run)
+            except EmstreamError as err:
+                return JSONResponse({"error": str(err)}, status_code=404)
+        return JSONResponse(curves or {"run": run, "version": 0, "stride": 1, "reset": True, "frame": []})
+
+    async def frame(self, request: Request) -> Response:
+        if self.shelf is None:
+            return JSONResponse({"error": "no stored runs here"}, status_code=404)
+        try:
+            shown = await run_in_threadpool(self.shelf.frame, request.path_params["run"], request.path_params["index"])
+        except EmstreamError as err:
+            return JSONResponse({"error": str(err)}, status_code=404)
+        return Response(pack(shown, stored=True), media_type="application/octet-stream")
+
+    async def exposition(self, request: Request) -> Response:
+        return Response(await run_in_threadpool(self.metrics.exposition), headers={"content-type": CONTENT_TYPE})
+
+    async def healthz(self, request: Request) -> Response:
+        return JSONResponse({"ok": True})
+
+    async def readyz(self, request: Request) -> Response:
+        ok, reasons = await run_in_threadpool(self.ready)
+        return JSONResponse({"ready": ok, "reasons": reasons}, status_code=200 if ok else 503)
+
+
+def _whole(params: Mapping[str, str], key: str) -> int:
+    text = params.get(key, "")
+    return int(text) if text.isdigit() and len(text) < 16 else 0
+
+
+@lru_cache(maxsize=32)
+def _read(name: str) -> bytes | None:
+    """A file of the page, from inside the package (or plotly's own script); None when there is no such name."""
+    if name == "plotly.min.js":
+        return importlib.resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    known = {entry.name: entry for entry in importlib.resources.files("emstream.view").joinpath("static").iterdir()}
+    return known[name].read_bytes() if name in known else None
+
+
+def _file(name: str) -> Response:
+    content = _read(name)
+    kind = _KINDS.get(name.rpartition(".")[2])
+    if content is None or kind is None:
+        return Response("no such file\n", status_code=404, media_type="text/plain")
+    caching = "private, max-age=86400" if name == "plotly.min.js" else "no-cache"
+    return Response(content, headers={"content-type": kind, "cache-control": caching})

@@ -1,0 +1,133 @@
+"""What the page shows of one frame: a small picture, outlines, numbers; and what the daemon says of itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from emstream.messages import PixelSize, Rect, Status
+
+NO_SIZES = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outlines:
+    """Closed polygons, one or more for each particle, in 1/65536 of the frame's width and height.
+
+    points   : (m, 2) uint16 (x, y)
+    starts   : (n + 1,) int32; polygon i is points[starts[i]:starts[i + 1]]
+    particle : (n,) int32 label of the particle that polygon i belongs to
+    """
+
+    points: np.ndarray
+    starts: np.ndarray
+    particle: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Shown:
+    """One frame as the page shows it.
+
+    A frame that is not segmented (yet) has `count` None, no outlines and no diameters.
+    """
+
+    run: str
+    frame: int  # in the run, from 0
+    time_s: float  # absolute, seconds since 1970, as the camera says
+    shape: tuple[int, int]  # (y, x) px of the full frame
+    preview: np.ndarray  # (h, w) uint8, stretched
+    factor: float = 1.0  # px of the frame for one px of the preview
+    pixel_size_nm: PixelSize | None = None
+    valid: Rect | None = None  # what the frame covers; None = all of it
+    shift: tuple[float, float] = (0.0, 0.0)  # (dy, dx) px onto the anchor
+    confidence: float = math.nan  # 0..1
+    anchor: int = 0
+    status: int = 0  # Status bits
+    drift_speed: float = math.nan  # px/s
+    count: int | None = None
+    area_fraction: float = math.nan  # 0..1
+    labels: np.ndarray | None = None  # (n,) int: which particle each diameter belongs to
+    diameters: np.ndarray = field(default_factory=lambda: NO_SIZES)  # (n,) px, equivalent
+    outlines: Outlines | None = None
+    agreement: float = math.nan  # 0..1, how far two ways of segmenting agree
+    model: str = ""
+    captured_at: float = 0.0  # wall clock at which the camera's file got the frame
+
+    @property
+    def nm_per_px(self) -> float | None:
+        """Geometric mean of the pixel size; None when unknown."""
+        return None if self.pixel_size_nm is None else math.sqrt(self.pixel_size_nm[0] * self.pixel_size_nm[1])
+
+    def sizes(self) -> np.ndarray:
+        """Diameters in nm, in px when the pixel size is unknown."""
+        return self.diameters * (self.nm_per_px or 1.0)
+
+    def numbers(self, limit: int = 5000) -> dict[str, Any]:
+        """The frame as JSON: what `/api/latest` promises. NaN becomes None; at most `limit` diameters."""
+        nm, sizes = self.nm_per_px, self.sizes()
+        return {
+            "run": self.run,
+            "frame": self.frame,
+            "time_s": self.time_s,
+            "captured_at": self.captured_at or None,
+            "shape": list(self.shape),
+            "pixel_size_nm": list(self.pixel_size_nm) if self.pixel_size_nm else None,
+            "valid": list(self.valid) if self.valid else None,
+            "shift_px": [finite(self.shift[0]), finite(self.shift[1])],
+            "confidence": finite(self.confidence),
+            "anchor": self.anchor,
+            "status": [str(bit.name).lower() for bit in Status if self.status & bit],
+            "drift_speed_px_per_s": finite(self.drift_speed),
+            "drift_speed_nm_per_s": finite(self.drift_speed * nm) if nm else None,
+            "particles": self.count,
+            "area_fraction": finite(self.area_fraction),
+            "agreement": finite(self.agreement),
+            "model": self.model or None,
+            "sizes": {
+                "unit": "nm" if nm else "px",
+                **{name: finite(value) for name, value in summary(sizes).items()},
+                "diameters": np.round(sizes[:limit].astype(float), 3).tolist(),
+                "labels": None if self.labels is None else self.labels[:limit].tolist(),
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonStatus:
+    """What the daemon says of itself; the page shows it, `/api/status` serves it."""
+
+    state: str = "starting"  # starting | waiting | streaming | catching up | draining | stopped | stored
+    seen: int = 0  # frames, since the start
+    committed: int = 0
+    segmented: int = 0
+    quarantined: int = 0
+    skipped: int = 0
+    lost: int = 0
+    pending: int = 0  # found but not committed yet
+    backlog: int = 0  # committed but not segmented yet
+    fps: float = 0.0  # frames committed per second, lately
+    lag_s: float = 0.0  # from the camera's write to commit, lately
+    queue_bytes: Mapping[str, int] = field(default_factory=dict)
+    free_bytes: int | None = None
+    free_s: float | None = None  # until the disk is full, at this rate
+    watch_up: bool = True
+    device: str = "cpu"
+    model: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def finite(value: float | None) -> float | None:
+    """The number for JSON, which has no NaN."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def summary(sizes: np.ndarray) -> dict[str, float]:
+    """median, mean, q10, q90 of sizes; NaN when there are none."""
+    if sizes.size == 0:
+        return dict.fromkeys(("median", "mean", "q10", "q90"), math.nan)
+    q10, median, q90 = np.quantile(sizes, (0.1, 0.5, 0.9))
+    return {"median": float(median), "mean": float(sizes.mean()), "q10": float(q10), "q90": float(q90)}

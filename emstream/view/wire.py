@@ -1,0 +1,76 @@
+"""One frame as one binary message: a JSON header, the picture, the outlines."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+
+from emstream.view.shown import Outlines, Shown
+
+MAGIC = b"EMS1"
+
+
+def pack(shown: Shown, labelled: Shown | None = None, **more: Any) -> bytes:
+    """The message that the page draws.
+
+    MAGIC, length of the header (uint32, little endian), the header (JSON, padded with spaces so that the binary
+    part begins at a multiple of 4), outlines (starts int32, particle int32, points uint16), then the picture (uint8).
+
+    labelled : the newest frame with labels, when `shown` has none yet: its outlines and sizes are sent, and
+               `outlines_frame` says whose they are (positions are on the anchor, so they still fit)
+    more     : goes into the header
+    """
+    source = shown if shown.count is not None or labelled is None else labelled
+    lines = source.outlines if source.anchor == shown.anchor else None
+    header = {**shown.numbers(), **more, "outlines_frame": source.frame if lines is not None else None}
+    if source is not shown:
+        borrowed = source.numbers()
+        header |= {k: borrowed[k] for k in ("particles", "area_fraction", "agreement", "model", "sizes")}
+    h, w = shown.preview.shape
+    header |= {"w": w, "h": h, "factor": shown.factor, **_counts(lines)}
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-len(text) % 4)
+    return b"".join(
+        (MAGIC, struct.pack("<I", len(text)), text, *_arrays(lines), np.ascontiguousarray(shown.preview).tobytes())
+    )
+
+
+def unpack(message: bytes) -> tuple[dict[str, Any], np.ndarray, Outlines | None]:
+    """Header, picture (h, w) uint8 and outlines of a message: for scripts that read `/ws`.
+
+    raises : ValueError when the bytes are no message
+    """
+    if message[:4] != MAGIC:
+        raise ValueError("not a message of emstream's /ws")
+    (length,) = struct.unpack_from("<I", message, 4)
+    header = json.loads(message[8 : 8 + length])
+    at, n, m = 8 + length, header["polygons"], header["points"]
+    lines = None
+    if header["outlines_frame"] is not None:
+        starts = np.frombuffer(message, "<i4", n + 1, at)
+        particle = np.frombuffer(message, "<i4", n, at + 4 * (n + 1))
+        points = np.frombuffer(message, "<u2", 2 * m, at + 4 * (2 * n + 1)).reshape(m, 2)
+        lines = Outlines(points, starts, particle)
+        at += 4 * (2 * n + 1) + 4 * m
+    h, w = header["h"], header["w"]
+    return header, np.frombuffer(message, np.uint8, h * w, at).reshape(h, w), lines
+
+
+def _counts(lines: Outlines | None) -> dict[str, int]:
+    return {
+        "polygons": 0 if lines is None else len(lines.particle),
+        "points": 0 if lines is None else len(lines.points),
+    }
+
+
+def _arrays(lines: Outlines | None) -> tuple[bytes, ...]:
+    if lines is None:
+        return ()
+    return (
+        lines.starts.astype("<i4").tobytes(),
+        lines.particle.astype("<i4").tobytes(),
+        lines.points.astype("<u2").tobytes(),
+    )
