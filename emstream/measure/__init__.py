@@ -39,7 +39,6 @@ class MeasureOptions:
     confirm: int = 3  # frames that a birth, a split or a coalescence must last to be believed
     area_ratio: float = 3.0  # a leftover is never linked to one that is this many times larger or smaller
     volume_tolerance: float = 0.35  # relative; coalescence must keep the volume (of equivalent spheres) this well
-    history: int = 8  # latest areas remembered per track: smoothing, and dissolution against detachment
 
 
 _DOORS = {

@@ -33,7 +33,8 @@ def particles(
                  major, minor px, 4 sqrt(eigenvalues of the second central moments) · orientation rad, of the major
                  axis from +y towards +x, -pi/2..pi/2 · perimeter px, Cauchy-Crofton formula with four directions
                  (Legland et al., Image Anal Stereol 26:83, 2007) · circularity 4 pi area / perimeter², 0..1 ·
-                 mean_intensity, integrated_intensity counts · contrast (mean - surroundings) / |surroundings|, NaN where
+                 mean_intensity, integrated_intensity counts ·
+                 contrast (mean - surroundings) / |surroundings|, NaN where
                  no background is within 3 px · touches_border bool, cut by the frame or by the uncovered area
     raises     : BadImage
     """
@@ -157,5 +158,4 @@ def ellipse(yy: np.ndarray, xx: np.ndarray, yx: np.ndarray) -> tuple[np.ndarray,
 
 
 def _empty() -> dict[str, np.ndarray]:
-    none = _columns(*(np.empty(0) for _ in range(11)))
-    return none
+    return _columns(*(np.empty(0) for _ in range(11)))
