@@ -19,7 +19,7 @@ from emstream.segment import SegmentOptions
 from emstream.segment.instances import components, cover, drop_small, fill_holes, renumber, smallest_area
 
 BINS = 256
-STEEP = 2.0  # slope along a contour, relative to the median slope off it; noise gives 1.3 to 1.7 (pixels sample it unevenly)
+STEEP = 2.0  # slope along a contour relative to the median slope off it; noise gives 1.3 to 1.7, as pixels sample it
 FOLLOW = 0.05  # share of the new frame's estimate once the state has settled
 
 
