@@ -1,0 +1,176 @@
+"""The write-behind queue: one thread, first in first out, bounded in bytes; a full disk makes it wait, not lose."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Protocol
+
+WAITING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN)  # may pass by themselves
+
+
+class Sink(Protocol):
+    """What the work writes to; a RunWriter is one, so is `Together` of several."""
+
+    def flush(self) -> None: ...
+    def discard(self) -> None: ...
+    def idle(self) -> None: ...
+
+
+class Together:
+    """Several sinks as one; the list may change while the queue runs."""
+
+    def __init__(self, sinks: Callable[[], list[Sink]]) -> None:
+        self._sinks = sinks
+
+    def flush(self) -> None:
+        """Commit what each holds."""
+        for sink in self._sinks():
+            sink.flush()
+
+    def discard(self) -> None:
+        """Forget what each holds."""
+        for sink in self._sinks():
+            sink.discard()
+
+    def idle(self) -> None:
+        """Publish what each has not yet shown."""
+        for sink in self._sinks():
+            sink.idle()
+
+
+class WriteBehind:
+    """Runs work in its own thread, in order; what has gathered is one group and is flushed once.
+
+    sink        : flushed after each group
+    limit_bytes : `put` waits while more than this is queued; a single larger item is let in alone
+    group_bytes : a group is no larger than this (it is held twice while it is compressed)
+
+    When the disk is full or gone, the group is discarded and written anew after a pause of 1, 2, 4 … 60 s, until it
+    succeeds; `problem` tells meanwhile. So work must be repeatable. Any other error ends the thread and is raised in
+    the next call of the caller.
+    """
+
+    def __init__(self, sink: Sink, limit_bytes: int, group_bytes: int = 64 << 20, first_pause_s: float = 1.0) -> None:
+        self._sink = sink
+        self._limit = limit_bytes
+        self._group_bytes = group_bytes
+        self._pause = first_pause_s
+        self._queue: deque[tuple[Callable[[], object], int]] = deque()
+        self._bytes = 0
+        self._busy = False
+        self._closing = False
+        self._abandoned = False
+        self._changed = threading.Condition()
+        self.problem: OSError | None = None  # why nothing is written at the moment
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write-behind")
+        self._life: Future[None] = self._pool.submit(self._run)
+        self._life.add_done_callback(lambda _: self._wake())
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait, the group under way included."""
+        return self._bytes
+
+    def put(self, work: Callable[[], object], nbytes: int, timeout: float | None = None) -> bool:
+        """Queue work; waits while the queue is full.
+
+        timeout : seconds to wait; None waits as long as it takes
+        returns : False when there was no room in time and the work was not queued
+        raises  : what the thread died of
+        """
+        with self._changed:
+            fits = self._changed.wait_for(lambda: self._life.done() or not self._queue_full(nbytes), timeout)
+            self._raise()
+            if not fits:
+                return False
+            self._queue.append((work, nbytes))
+            self._bytes += nbytes
+            self._changed.notify_all()
+        return True
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until everything that was queued is flushed; False when it took longer than `timeout` seconds."""
+        with self._changed:
+            done = self._changed.wait_for(lambda: self._life.done() or not (self._queue or self._busy), timeout)
+            self._raise()
+        return done
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Drain and end the thread; what is left after `timeout` seconds stays unwritten (its sources are still there).
+
+        returns : whether everything was written
+        raises  : what the thread died of
+        """
+        self._closing = True
+        self._wake()
+        wait([self._life], timeout)
+        written = self._life.done() and not self._queue
+        self._abandoned = True
+        self._wake()
+        self._pool.shutdown()
+        self._life.result()
+        return written
+
+    def _queue_full(self, nbytes: int) -> bool:
+        return self._bytes > 0 and self._bytes + nbytes > self._limit
+
+    def _raise(self) -> None:
+        if self._life.done():
+            self._life.result()
+            raise RuntimeError("the write-behind queue is closed")
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            if not self._queue:
+                self._patiently(self._sink.idle)
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing or self._abandoned, 0.1)
+                group = self._take()
+                if not group and (self._closing or self._abandoned):
+                    return
+            if group:
+                self._patiently(lambda works=tuple(work for work, _ in group): self._write(works))
+                with self._changed:
+                    self._bytes -= sum(nbytes for _, nbytes in group)
+                    self._busy = False
+                    self._changed.notify_all()
+
+    def _take(self) -> list[tuple[Callable[[], object], int]]:
+        group: list[tuple[Callable[[], object], int]] = []
+        size = 0
+        while self._queue and not self._abandoned and (not group or size + self._queue[0][1] <= self._group_bytes):
+            group.append(self._queue.popleft())
+            size += group[-1][1]
+        self._busy = bool(group)
+        return group
+
+    def _write(self, works: Sequence[Callable[[], object]]) -> None:
+        for work in works:
+            work()
+        self._sink.flush()
+
+    def _patiently(self, act: Callable[[], object]) -> None:
+        """Do it, again and again while the disk is full or gone, until it is done or the queue is abandoned."""
+        pause = self._pause
+        while True:
+            try:
+                act()
+                break
+            except OSError as error:
+                self._sink.discard()
+                if error.errno not in WAITING:
+                    raise
+                self.problem = error
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._abandoned, pause):
+                        return
+                pause = min(2 * pause, 60.0)
+        self.problem = None

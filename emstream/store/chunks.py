@@ -1,0 +1,132 @@
+"""A chunk's bytes, exactly as zarr-python would write them, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+import google_crc32c
+import numcodecs
+import numpy as np
+from numcodecs.blosc import BITSHUFFLE, Blosc
+
+from emstream.store.failpoints import failpoint
+
+PARTIAL = ".partial"  # the end of a file's name until it is whole
+_BLOSC = Blosc(cname="lz4", clevel=1, shuffle=BITSHUFFLE)  # the type size is taken from the array
+_ZSTD = numcodecs.Zstd(level=1)
+
+
+def crc32c(data: np.ndarray | bytes) -> int:
+    """Castagnoli checksum of an array's memory in C order, or of bytes."""
+    if isinstance(data, np.ndarray):
+        data = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        data.flags.writeable = False  # of this view: the extension takes read-only memory alone
+    return int(google_crc32c.value(data))
+
+
+def little(array: np.ndarray, dtype: str) -> np.ndarray:
+    """The array C-ordered, little-endian, of `dtype`."""
+    return np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<"))
+
+
+def encode(array: np.ndarray, compressor: str) -> tuple[bytes, bytes]:
+    """(payload, checksum): together the chunk file of a little-endian C-ordered array."""
+    if compressor == "blosc-lz4":
+        payload = bytes(_BLOSC.encode(array))
+    elif compressor == "zstd":
+        payload = bytes(_ZSTD.encode(array))
+    else:
+        payload = array.tobytes()
+    return payload, crc32c(payload).to_bytes(4, "little")
+
+
+class Staged:
+    """Files written beside their places, which `commit` puts there all together: bytes, fsync, rename, fsync of folders."""
+
+    def __init__(self, fsync: bool) -> None:
+        self._fsync = fsync
+        self._files: deque[tuple[int, str, Path, bool]] = deque()
+
+    def write(self, path: Path, parts: Iterable[bytes], durable: bool = True) -> int:
+        """Write a file that is not visible yet; returns its bytes.
+
+        durable : fsync it at commit; False for what can be made again from the rest
+        raises  : OSError
+        """
+        name = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._files.append((fd, name, path, durable))
+        size = 0
+        for part in parts:
+            left = memoryview(part)
+            while left:
+                left = left[os.write(fd, left) :]
+            size += len(part)
+        failpoint("chunk.written")
+        return size
+
+    def commit(self) -> None:
+        """Make every staged file visible and, where asked, durable."""
+        folders = set()
+        if self._fsync:
+            for fd, _, path, durable in self._files:
+                if durable:
+                    os.fsync(fd)
+                    folders.add(path.parent)
+            failpoint("chunk.synced")
+        while self._files:
+            fd, name, path, _ = self._files[0]
+            os.rename(name, path)
+            self._files.popleft()
+            os.close(fd)
+            failpoint("chunk.renamed")
+        for folder in sorted(folders):
+            sync_folder(folder)
+
+    def discard(self) -> None:
+        """Forget what is staged, after an error."""
+        for fd, name, _, _ in self._files:
+            os.close(fd)
+            Path(name).unlink(missing_ok=True)
+        self._files.clear()
+
+
+def replace(path: Path, data: bytes, fsync: bool = False) -> None:
+    """Put a whole new file in the place of `path`, or create it: readers see the old one or the new one."""
+    name = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(fd, left) :]
+        if fsync:
+            os.fsync(fd)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+    os.rename(name, path)
+    if fsync:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def remove_partial(root: Path) -> int:
+    """Delete files that a killed writer left half written, at any depth; returns how many."""
+    leftovers = list(root.rglob(f"*{PARTIAL}"))
+    for file in leftovers:
+        file.unlink(missing_ok=True)
+    return len(leftovers)

@@ -1,0 +1,194 @@
+"""The format on one page: which arrays a run has, their axes, chunks, codecs and metadata (Zarr v3, OME-Zarr 0.5).
+
+    NAME.zarr/                  group: attributes.ome, attributes.emstream
+      0/ 1/ …                   (t, y, x) frames; level l is ceil(size / 2^l), down to <= 256 px
+      raw/0/                    (t, y, x) frames as the camera wrote them, when they are kept
+      labels/particles/0/ 1/ …  (t, y, x) uint32, the same levels
+      frames/COLUMN/            (t,) or (t, 2): one array for each column of COLUMNS
+      tables/                   parquet, and origins.jsonl: where each frame came from
+
+Each frame is one chunk, `c.SLOT.0.0`, compressed and closed by its crc32c. The first number of an array's shape is how
+many frames a reader may trust; it is the only thing in the metadata that changes while a run grows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emstream.messages import PixelSize
+
+FORMAT = 1
+LABELS = "labels/particles"
+LARGEST_TOP = 256  # px: levels are added until the frame is no larger
+COLUMN_CHUNK = 4096  # rows of a column in one chunk file
+CRC = {"name": "crc32c"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of `frames/`."""
+
+    dtype: str
+    fill: float | int  # what a row reads as before it is known
+    width: int = 1
+    doc: str = ""
+
+
+COLUMNS: Mapping[str, Column] = {
+    "time_s": Column("float64", float("nan"), doc="when the frame was taken, seconds since 1970"),
+    "shift": Column("float64", float("nan"), 2, "(dy, dx) px; scipy.ndimage.shift(frame, shift) lies on the anchor"),
+    "confidence": Column("float32", float("nan"), doc="of the shift, 0..1"),
+    "anchor": Column("int32", 0, doc="which anchor frame; +1 each time lock was lost"),
+    "status": Column("uint8", 0, doc="bits: 1 aligned, 2 segmented, 4 late, 8 shift rejected, 16 lost lock, 32 jump, 64 blank, 128 suspect"),
+    "source_index": Column("int64", -1, doc="place in the acquisition's own order"),
+    "particles": Column("int32", -1, doc="how many; -1 until the frame is segmented"),
+    "area_fraction": Column("float32", float("nan"), doc="of the covered area, 0..1; NaN until the frame is segmented"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a run is made of; everything but the number of frames is fixed when it begins."""
+
+    shape: tuple[int, int]  # (y, x) px
+    dtype: str  # the camera's, in native byte order
+    compressor: str = "blosc-lz4"
+    keep_raw: bool = False
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """(y, x) of each pyramid level, finest first."""
+        sizes = [self.shape]
+        while max(sizes[-1]) > LARGEST_TOP:
+            y, x = sizes[-1]
+            sizes.append(((y + 1) // 2, (x + 1) // 2))
+        return sizes
+
+    def images(self) -> dict[str, tuple[tuple[int, int], str]]:
+        """Array path -> ((y, x), dtype) of every (t, y, x) array; coarse first, level 0 last: the order of publishing."""
+        pyramid = list(enumerate(self.levels))[::-1]
+        arrays = {f"{LABELS}/{level}": (size, "uint32") for level, size in pyramid}
+        if self.keep_raw:
+            arrays["raw/0"] = (self.shape, self.dtype)
+        return arrays | {str(level): (size, self.dtype) for level, size in pyramid}
+
+    def array(self, path: str, n: int) -> dict[str, Any]:
+        """The `zarr.json` of one array that holds n frames."""
+        if path.startswith("frames/"):
+            column = COLUMNS[path.removeprefix("frames/")]
+            tail, names = ((column.width,), ["t", "yx"]) if column.width > 1 else ((), ["t"])
+            attributes = {"description": column.doc}
+            return _array((n, *tail), (COLUMN_CHUNK, *tail), column.dtype, column.fill, "none", names, attributes)
+        size, dtype = self.images()[path]
+        return _array((n, *size), (1, *size), dtype, 0, self.compressor, ["t", "y", "x"], {})
+
+    def groups(
+        self, name: str, pixel_size_nm: PixelSize | None, emstream: Mapping[str, Any], window: tuple[float, float]
+    ) -> dict[str, dict[str, Any]]:
+        """Group path -> `zarr.json`, the root last.
+
+        emstream : the attributes of that name
+        window   : the grey levels shown as black and white, counts
+        """
+        scale = pixel_size_nm or (1.0, 1.0)
+        image = {"version": "0.5", "multiscales": [_multiscale(name, len(self.levels), scale)]}
+        labels = {"version": "0.5", "multiscales": [_multiscale("particles", len(self.levels), scale)]}
+        docs: dict[str, dict[str, Any]] = {
+            "frames": _group({"description": "one row for each frame"}),
+            "tables": _group({"description": "parquet tables of particles, tracks, events and frames"}),
+            LABELS: _group({"ome": labels | {"image-label": {"version": "0.5", "source": {"image": "../../"}}}}),
+            "labels": _group({"ome": {"version": "0.5", "labels": ["particles"]}}),
+        }
+        if self.keep_raw:
+            docs["raw"] = _group({"ome": {"version": "0.5", "multiscales": [_multiscale("raw", 1, scale)]}})
+        docs[""] = _group({"ome": image | {"omero": _omero(name, self.dtype, window)}, "emstream": dict(emstream)})
+        return docs
+
+
+def chunk_name(slot: int) -> str:
+    """The file of one frame within its array's folder."""
+    return f"c.{slot}.0.0"
+
+
+def column_chunk_name(name: str, chunk: int) -> str:
+    """The file of rows chunk * COLUMN_CHUNK … within a column's folder."""
+    return f"c.{chunk}.0" if COLUMNS[name].width > 1 else f"c.{chunk}"
+
+
+def dumps(document: Mapping[str, Any]) -> bytes:
+    """Metadata as the bytes of a zarr.json."""
+    return json.dumps(document, indent=1, allow_nan=False).encode()
+
+
+def codecs(dtype: str, compressor: str) -> list[dict[str, Any]]:
+    """The codec chain of an array: little-endian bytes, compressed, checked."""
+    size = np.dtype(dtype).itemsize
+    chain: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    if compressor == "blosc-lz4":
+        blosc = {"typesize": size, "cname": "lz4", "clevel": 1, "shuffle": "bitshuffle", "blocksize": 0}
+        chain.append({"name": "blosc", "configuration": blosc})
+    elif compressor == "zstd":
+        chain.append({"name": "zstd", "configuration": {"level": 1, "checksum": False}})
+    return [*chain, CRC]
+
+
+def _array(
+    shape: tuple[int, ...],
+    chunk: tuple[int, ...],
+    dtype: str,
+    fill: float,
+    compressor: str,
+    names: list[str],
+    attributes: Mapping[str, Any],
+) -> dict[str, Any]:
+    is_float = np.dtype(dtype).kind == "f"
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": ("NaN" if np.isnan(fill) else float(fill)) if is_float else int(fill),
+        "codecs": codecs(dtype, compressor),
+        "attributes": dict(attributes),
+        "dimension_names": names,
+        "storage_transformers": [],
+    }
+
+
+def _group(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def _multiscale(name: str, levels: int, scale: PixelSize) -> dict[str, Any]:
+    """Axes and scales: time in frames (the times themselves are in frames/time_s), y and x in nm."""
+    axes = [
+        {"name": "t", "type": "time", "unit": "second"},
+        {"name": "y", "type": "space", "unit": "nanometer"},
+        {"name": "x", "type": "space", "unit": "nanometer"},
+    ]
+    datasets = [
+        {
+            "path": str(level),
+            "coordinateTransformations": [
+                {"type": "scale", "scale": [1.0, *(s * 2**level for s in scale)]},
+                {"type": "translation", "translation": [0.0, *(s * (2**level - 1) / 2 for s in scale)]},
+            ],
+        }
+        for level in range(levels)
+    ]
+    return {"name": name, "axes": axes, "datasets": datasets}
+
+
+def _omero(name: str, dtype: str, window: tuple[float, float]) -> dict[str, Any]:
+    kind = np.dtype(dtype)
+    low, high = (float(np.iinfo(kind).min), float(np.iinfo(kind).max)) if kind.kind in "iu" else window
+    shown = {"min": low, "max": high, "start": window[0], "end": window[1]}
+    channel = {"label": name, "color": "FFFFFF", "active": True, "window": shown}
+    return {"channels": [channel], "rdefs": {"model": "greyscale"}}

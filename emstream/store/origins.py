@@ -1,0 +1,52 @@
+"""tables/origins.jsonl: one line a frame, where it came from and its checksum, so that a run needs no ledger to be understood."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from emstream.store.chunks import replace
+
+_KEYS = ("slot", "path", "generation", "sub", "size", "mtime_ns", "inode", "crc32c", "source_crc32c")
+
+
+class Origins:
+    """The journal of one run. The ledger is the truth; this is the copy that travels with the run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Lines for frames that were committed (rows of the ledger)."""
+        with self.path.open("ab") as file:
+            file.write(_lines(rows))
+
+    def resume(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Make the journal say what the ledger says, when it does not."""
+        if read_origins(self.path) != [{k: row[k] for k in _KEYS} for row in rows]:
+            replace(self.path, _lines(rows))
+
+    def sync(self) -> None:
+        """Make the lines durable."""
+        with self.path.open("ab") as file:
+            os.fsync(file.fileno())
+
+
+def read_origins(path: Path) -> list[dict[str, Any]]:
+    """The lines of a journal, in order of slots; a torn last line is left out, a repeated slot counts once."""
+    rows: dict[int, dict[str, Any]] = {}
+    if path.is_file():
+        for line in path.read_bytes().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            rows[row["slot"]] = row
+    return [rows[slot] for slot in sorted(rows)]
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return b"".join(json.dumps({k: row[k] for k in _KEYS}).encode() + b"\n" for row in rows)

@@ -1,0 +1,346 @@
+"""A run that grows: reserve, write chunks, sync, count in the ledger, and only then let readers see."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emstream.messages import Aligned, Origin, Status
+from emstream.store import StoreOptions, layout
+from emstream.store.chunks import Staged, crc32c, encode, little, remove_partial, replace
+from emstream.store.columns import Columns
+from emstream.store.failpoints import failpoint
+from emstream.store.layout import LABELS, Layout
+from emstream.store.ledger import FrameRow, LabelRow, Ledger, RunRow
+from emstream.store.origins import Origins
+from emstream.store.pyramid import label_levels, levels
+from emstream.store.tables import TableWriter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameRecord:
+    """A frame as it is to be stored."""
+
+    pixels: np.ndarray  # (y, x) moved, the run's dtype
+    origin: Origin
+    time_s: float
+    shift: tuple[float, float]
+    confidence: float = 1.0
+    anchor: int = 0
+    status: int = int(Status.ALIGNED)
+    raw: np.ndarray | None = None  # (y, x) as the camera wrote it
+    source_index: int = -1  # place in the acquisition's own order; -1: the slot
+
+    @classmethod
+    def of(cls, aligned: Aligned, *, keep_raw: bool = False, source_index: int = -1) -> FrameRecord:
+        """The record of an aligned frame whose pixels are on the host."""
+        frame = aligned.frame
+        return cls(
+            aligned.pixels, frame.origin, frame.time_s, aligned.shift, aligned.confidence, aligned.anchor,
+            aligned.status | (int(Status.LATE) if frame.late else 0), frame.pixels if keep_raw else None, source_index,
+        )  # fmt: skip
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the record holds on to."""
+        return self.pixels.nbytes + (0 if self.raw is None else self.raw.nbytes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelRecord:
+    """The labels of a stored frame."""
+
+    slot: int
+    labels: np.ndarray  # (y, x) integer; 1…n, 0 = background
+    particles: int
+    area_fraction: float
+    model: str  # name@sha256
+
+
+class RunWriter:
+    """Writes one run. Not thread-safe: one thread (the write-behind queue's) calls everything but `reserve`.
+
+    out     : the folder of the runs
+    row     : from `Ledger.run_for`
+    attrs   : what `attributes.emstream` shall say besides: source, camera, settings …; a resumed run keeps what it had
+    """
+
+    def __init__(
+        self, out: Path, row: RunRow, ledger: Ledger, options: StoreOptions, attrs: Mapping[str, Any] | None = None
+    ) -> None:
+        self.row, self.ledger, self.options = row, ledger, options
+        self.path = Path(out) / f"{row.name}.zarr"
+        self.state_folder = ledger.folder / "state"
+        self.attrs: dict[str, Any] = dict(attrs or {}) | dict(row.attrs)
+        fixed = self.attrs.setdefault("layout", {"compressor": options.compressor, "keep_raw": options.keep_raw})
+        self.layout = Layout(row.shape, row.dtype, fixed["compressor"], fixed["keep_raw"])
+        self.n = row.n  # frames committed
+        self.published = 0
+        self.columns = Columns()
+        self._levels = len(self.layout.levels)
+        self._staged = Staged(options.fsync)
+        self._frames: list[FrameRow] = []
+        self._labels: list[LabelRow] = []
+        self._origins = Origins(self.path / "tables" / "origins.jsonl")
+        self._tables: dict[str, TableWriter] = {}
+        self._published_at = 0.0
+        self._dirty = False
+        if self.n:
+            self._resume()
+
+    @property
+    def name(self) -> str:
+        return self.row.name
+
+    # -- frames and labels
+
+    def reserve(self, origins: Sequence[Origin]) -> list[int | None]:
+        """Slots for frames that will surely be written, in this order; None for one that is stored already. Any thread."""
+        return self.ledger.reserve(self.row.id, origins)
+
+    def write_frames(
+        self, records: Sequence[FrameRecord], slots: Sequence[int | None] | None = None
+    ) -> list[int | None]:
+        """Compress frames into files that nobody sees before `flush`.
+
+        slots   : from `reserve`; without them they are reserved here
+        returns : the slots; None for a frame that was stored before and is left alone
+        raises  : OSError; the same call may be repeated after `discard`
+        """
+        if slots is None:
+            slots = self.reserve([r.origin for r in records])
+        if not (self.path / "tables").is_dir():
+            self._make_folders()
+        for record, slot in zip(records, slots, strict=True):
+            if slot is not None:
+                self._write_frame(record, slot)
+        return list(slots)
+
+    def write_labels(self, records: Sequence[LabelRecord]) -> None:
+        """Labels of frames that were written before, in any order; visible after `flush`."""
+        for record in records:
+            pixels = little(record.labels, "uint32")
+            for level, image in enumerate(label_levels(pixels, self._levels)):
+                self._stage(f"{LABELS}/{level}", record.slot, image, durable=level == 0)
+            row = LabelRow(record.slot, crc32c(pixels), record.particles, record.area_fraction, record.model)
+            self._labels.append(row)
+
+    def flush(self) -> None:
+        """Commit everything written since the last flush, and publish it when that is due.
+
+        raises : OSError when the disk is full or broken: `discard`, and write the same again later
+        """
+        if self._frames or self._labels:
+            self._check_space()
+            self._staged.commit()
+            self.ledger.commit(self.row.id, self._frames, self._labels)
+            if self._frames:
+                self._origins.append(self.ledger.frames(self.row.id, self._frames[0].slot))
+                self.n = max(self.n, self._frames[-1].slot + 1)
+            self.columns.put_frames(self._frames)
+            self.columns.put_labels(self._labels)
+            self._frames, self._labels = [], []
+            self._dirty = True
+        self.idle()
+
+    def discard(self) -> None:
+        """Forget what was written since the last flush, after an error."""
+        self._staged.discard()
+        self._frames, self._labels = [], []
+
+    def idle(self) -> None:
+        """Publish what was committed, when it is time to."""
+        if self._dirty and time.monotonic() - self._published_at >= self.options.publish_every_s:
+            self.publish()
+
+    def publish(self) -> None:
+        """Let readers see all committed frames: coarse levels, labels, columns, and level 0 last, each by atomic replace."""
+        if not self.n:
+            return
+        for name, chunk, rows in self.columns.changed():
+            path = self.path / "frames" / name / layout.column_chunk_name(name, chunk)
+            replace(path, b"".join(encode(rows, "none")))
+        failpoint("publish.columns")
+        if self.n != self.published:
+            first = self.published == 0
+            for name in layout.COLUMNS:
+                self._put_metadata(f"frames/{name}", self.layout.array(f"frames/{name}", self.n))
+            *others, last = self.layout.images()
+            for path in others:
+                self._put_metadata(path, self.layout.array(path, self.n))
+                failpoint("publish.level")
+            if first:
+                self._put_groups(but_root=True)
+            self._put_metadata(last, self.layout.array(last, self.n))
+            failpoint("publish.shape")
+            if first:
+                self._set_state("live")
+            self.published = self.n
+        self._published_at = time.monotonic()
+        self._dirty = False
+
+    # -- the run as a whole
+
+    def table(self, name: str, schema: Mapping[str, Any], keep_below: int | None = None) -> TableWriter:
+        """The growing table tables/NAME.parquet; rows with `frame` >= keep_below of an earlier life are dropped."""
+        if not (self.path / "tables").is_dir():
+            self._make_folders()
+        if name not in self._tables:
+            self._tables[name] = TableWriter(self.path / "tables" / f"{name}.parquet", schema, keep_below=keep_below)
+        return self._tables[name]
+
+    def set_attrs(self, **attrs: Any) -> None:
+        """Add to, or change, `attributes.emstream`: models, anchors, camera …"""
+        self.attrs.update(attrs)
+        self.ledger.set_run(self.row.id, attrs=self.attrs)
+        if self.published:
+            self._put_groups()
+
+    def add_model(self, name: str, sha256: str) -> None:
+        """Tell that labels of this run come from a model."""
+        model = {"name": name, "sha256": sha256}
+        models = list(self.attrs.get("models", []))
+        if model not in models:
+            self.set_attrs(models=[*models, model])
+
+    def write_state(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays (the drift's state, the tracks) for the next start; the older ones are replaced whole."""
+        import io
+
+        self.state_folder.mkdir(exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, **{k: np.asarray(v) for k, v in arrays.items()})
+        replace(self.state_folder / f"{self.name}.{name}.npz", buffer.getvalue(), self.options.fsync)
+
+    def read_state(self, name: str) -> dict[str, np.ndarray] | None:
+        """What `write_state` kept; None when there is none."""
+        path = self.state_folder / f"{self.name}.{name}.npz"
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as stored:
+            return {k: stored[k] for k in stored.files}
+
+    def reopen(self) -> None:
+        """A closed run goes on."""
+        if self.published:
+            self._set_state("live")
+
+    def close(self, tables: Mapping[str, Any] | None = None) -> None:
+        """Flush, write the tables whole, and say `closed`. Writing more calls for `reopen`.
+
+        tables : name -> columns (or a DataFrame) of tables that are written only now
+        """
+        self.flush()
+        self.publish()
+        for table in self._tables.values():
+            table.close()
+        if not self.n:
+            return
+        for name, columns in (tables or {}).items():
+            TableWriter.write_whole(self.path / "tables" / f"{name}.parquet", columns)
+        TableWriter.write_whole(self.path / "tables" / "frames.parquet", self.columns.as_table(self.n))
+        self._origins.sync()
+        self._set_state("closed")
+
+    # -- inside
+
+    def _write_frame(self, record: FrameRecord, slot: int) -> None:
+        pixels = little(record.pixels, self.row.dtype)
+        if pixels.shape != self.row.shape:
+            raise ValueError(f"a frame of {pixels.shape} does not fit the run {self.name} of {self.row.shape} px")
+        for level, image in enumerate(levels(pixels, self._levels)):
+            self._stage(str(level), slot, image, durable=level == 0)
+        if "window" not in self.attrs:
+            self._begin(image)
+        source = pixels if record.raw is None else little(record.raw, self.row.dtype)
+        if self.layout.keep_raw:
+            self._stage("raw/0", slot, source, durable=True)
+        index = record.source_index if record.source_index >= 0 else slot
+        self._frames.append(
+            FrameRow(
+                slot,
+                crc32c(pixels),
+                crc32c(source),
+                record.time_s,
+                (float(record.shift[0]), float(record.shift[1])),
+                record.confidence,
+                record.anchor,
+                int(record.status),
+                index,
+            )  # fmt: skip
+        )
+        failpoint("frame.staged")
+
+    def _stage(self, array: str, slot: int, image: np.ndarray, durable: bool) -> None:
+        path = self.path / array / layout.chunk_name(slot)
+        self._staged.write(path, encode(image, self.layout.compressor), durable)
+
+    def _check_space(self) -> None:
+        free = shutil.disk_usage(self.path).free
+        if free < self.options.low_water_mb * 2**20:
+            wanted = f"store.low_water_mb = {self.options.low_water_mb}"
+            raise OSError(
+                errno.ENOSPC, f"{free >> 20} MB free, {wanted}: make room, writing goes on by itself", str(self.path)
+            )
+
+    def _make_folders(self) -> None:
+        for array in (*self.layout.images(), *(f"frames/{name}" for name in layout.COLUMNS), "tables"):
+            (self.path / array).mkdir(parents=True, exist_ok=True)
+
+    def _put_metadata(self, path: str, document: Mapping[str, Any]) -> None:
+        replace(self.path / path / "zarr.json", layout.dumps(document))
+
+    def _put_groups(self, but_root: bool = False) -> None:
+        window = self.attrs["window"]
+        told = {
+            "format": layout.FORMAT,
+            "state": self.attrs.get("state", "live"),
+            "pixel_size_nm": self.row.pixel_size_nm,
+            "time_sampling": "variable; see frames/time_s",
+            "models": [],
+            "anchors": [],
+        }
+        told |= {k: v for k, v in self.attrs.items() if k not in ("window", "layout")}
+        if self.row.pixel_size_nm is None:
+            told["note"] = "the pixel size is unknown: lengths are in pixels, whatever the axes' unit says"
+        told = json.loads(json.dumps(told, default=str))
+        groups = self.layout.groups(self.name, self.row.pixel_size_nm, told, (window[0], window[1]))
+        for path, document in groups.items():
+            if path or not but_root:
+                self._put_metadata(path, document)
+
+    def _set_state(self, state: str) -> None:
+        self.attrs["state"] = state
+        self._put_groups()
+        self.ledger.set_run(self.row.id, state=state, attrs=self.attrs)
+
+    def _begin(self, coarsest: np.ndarray) -> None:
+        """Fix, with the first frame, what stays for the whole run: the layout, and the grey levels from black to white."""
+        low, high = np.percentile(coarsest, (0.2, 99.8))
+        self.attrs["window"] = [float(low), float(max(high, low + 1))]
+        self.ledger.set_run(self.row.id, attrs=self.attrs)
+
+    def _resume(self) -> None:
+        """Go on where the ledger says the run ended; what lies beyond is left over from a kill and overwritten."""
+        rows = self.ledger.frames(self.row.id)
+        self._make_folders()
+        if self.row.state == "live":
+            remove_partial(self.path)
+        self.columns.load(rows)
+        self._origins.resume(rows)
+        self._dirty = True
+        self.published = -1  # whatever the metadata says now
+        self._put_groups(but_root=True)
+        self.publish()
+        if self.row.state == "closed":
+            self._put_groups()
+        else:
+            self._set_state("live")
