@@ -98,7 +98,14 @@ class Routes:
         return JSONResponse(numbers)
 
     async def runs(self, request: Request) -> Response:
-        return JSONResponse({"current": self.latest.current, "runs": await run_in_threadpool(self.all_runs)})
+        return JSONResponse(
+            {
+                "current": self.latest.current,
+                "live": self.latest.runs(),
+                "shelf": self.shelf is not None,
+                "runs": await run_in_threadpool(self.all_runs),
+            }
+        )
 
     async def history(self, request: Request) -> Response:
         run = request.query_params.get("run") or None

@@ -1,0 +1,182 @@
+// The picture: the frame on one canvas pixel for pixel, the outlines on another at the screen's own resolution.
+
+// Small particles are blue, large ones amber: distinct for every kind of colour vision, bright on grey.
+const RAMP = [[84, 182, 242], [128, 214, 226], [222, 232, 164], [255, 206, 84], [255, 160, 30]];
+export function sizeColour(size, [low, high]) {
+  const t = Math.max(0, Math.min(0.9999, (size - low) / Math.max(1e-9, high - low))) * (RAMP.length - 1);
+  const a = RAMP[Math.floor(t)], b = RAMP[Math.floor(t) + 1], f = t - Math.floor(t);
+  return `rgb(${a.map((v, i) => Math.round(v + (b[i] - v) * f)).join(",")})`;
+}
+const SHADES = 12;
+
+export function niceLength(x) { // the largest of 1, 2, 5 × 10ⁿ that is not above x
+  const p = 10 ** Math.floor(Math.log10(x));
+  return [5, 2, 1].find((m) => m * p <= x * 1.0000001) * p;
+}
+export function inUnits(nm) { // [number, unit] of a length
+  if (nm >= 1e6) return [nm / 1e6, "mm"];
+  if (nm >= 1000) return [nm / 1000, "µm"];
+  return [nm, "nm"];
+}
+
+export class Stage {
+  constructor(root) {
+    this.root = root;
+    this.picture = root.querySelector("#picture"); this.lines = root.querySelector("#lines");
+    this.scale = root.querySelector("#scale"); this.tip = root.querySelector("#tip");
+    this.outlined = true; this.zoom = 1; this.centre = [0.5, 0.5]; this.range = [0, 1]; this.message = null;
+    new ResizeObserver(() => this.lay()).observe(root);
+    this.pointers = new Map();
+    root.addEventListener("wheel", (e) => { e.preventDefault(); this.zoomAt(e.offsetX, e.offsetY, Math.exp(-e.deltaY * 0.0016)); }, { passive: false });
+    root.addEventListener("pointerdown", (e) => { root.setPointerCapture(e.pointerId); this.pointers.set(e.pointerId, [e.offsetX, e.offsetY]); });
+    for (const end of ["pointerup", "pointercancel"]) root.addEventListener(end, (e) => this.pointers.delete(e.pointerId));
+    root.addEventListener("pointermove", (e) => this.moved(e));
+    root.addEventListener("pointerleave", () => { this.tip.hidden = true; });
+    root.addEventListener("dblclick", () => this.fit());
+  }
+
+  // Draw a message; `range` are the sizes that get the two ends of the colours.
+  show(message, range) {
+    const { header, pixels } = message, { w, h } = header;
+    this.message = message; this.range = range;
+    if (this.picture.width !== w || this.picture.height !== h) { this.picture.width = w; this.picture.height = h; this.image = null; }
+    const pen = this.picture.getContext("2d", { willReadFrequently: false });
+    this.image ??= new ImageData(w, h);
+    const out = new Uint32Array(this.image.data.buffer);
+    for (let i = 0; i < pixels.length; i++) { const v = pixels[i]; out[i] = 0xff000000 | (v << 16) | (v << 8) | v; }
+    this.hideUncovered(out, header);
+    pen.putImageData(this.image, 0, 0);
+    this.root.classList.add("has");
+    this.lay();
+  }
+
+  // What the frame does not cover is transparent: it is not black, it is not there.
+  hideUncovered(out, { valid, shape, w, h }) {
+    if (!valid) return;
+    const [y0, y1] = [Math.ceil(valid[0] * h / shape[0]), Math.floor(valid[1] * h / shape[0])];
+    const [x0, x1] = [Math.ceil(valid[2] * w / shape[1]), Math.floor(valid[3] * w / shape[1])];
+    for (let y = 0; y < h; y++) {
+      if (y < y0 || y >= y1) { out.fill(0, y * w, (y + 1) * w); continue; }
+      out.fill(0, y * w, y * w + x0); out.fill(0, y * w + x1, (y + 1) * w);
+    }
+  }
+
+  // Where the frame lies in the view: [left, top, css px for one px of the frame].
+  place() {
+    const [fy, fx] = this.message.header.shape, { clientWidth: cw, clientHeight: ch } = this.root;
+    const k = Math.min(cw / fx, ch / fy) * this.zoom;
+    const free = (c, size, frame) => (frame <= size ? (size - frame) / 2 : Math.max(size - frame, Math.min(0, size / 2 - c * frame)));
+    return [free(this.centre[0], cw, fx * k), free(this.centre[1], ch, fy * k), k];
+  }
+
+  lay() {
+    if (!this.message) return;
+    const { header } = this.message, [left, top, k] = this.place(), s = k * header.shape[1] / header.w;
+    this.picture.style.transform = `translate(${left}px, ${top}px) scale(${s}, ${k * header.shape[0] / header.h})`;
+    this.picture.style.imageRendering = s > 6 ? "pixelated" : "auto";
+    this.root.classList.toggle("close", this.zoom > 1);
+    this.drawLines(left, top, k);
+    this.drawScale(k, header.pixel_size_nm);
+  }
+
+  drawLines(left, top, k) {
+    const { lines, header } = this.message, dpr = window.devicePixelRatio || 1;
+    const w = Math.round(this.root.clientWidth * dpr), h = Math.round(this.root.clientHeight * dpr);
+    if (this.lines.width !== w || this.lines.height !== h) { this.lines.width = w; this.lines.height = h; }
+    const pen = this.lines.getContext("2d");
+    pen.clearRect(0, 0, w, h);
+    if (!lines || !this.outlined) return;
+    const sizes = this.sizeOf(header);
+    const paths = Array.from({ length: SHADES }, () => new Path2D());
+    const [ax, ay] = [k * header.shape[1] / 65536 * dpr, k * header.shape[0] / 65536 * dpr], [bx, by] = [left * dpr, top * dpr];
+    const [low, high] = this.range;
+    for (let i = 0; i < lines.particle.length; i++) {
+      const size = sizes.get(lines.particle[i]) ?? low;
+      const shade = Math.max(0, Math.min(SHADES - 1, Math.floor((size - low) / Math.max(1e-9, high - low) * SHADES)));
+      this.trace(paths[shade], lines, i, ax, ay, bx, by);
+    }
+    const width = Math.max(1.4, Math.min(2.2, this.root.clientWidth / 560)) * dpr;
+    pen.lineJoin = "round";
+    pen.strokeStyle = "rgba(0, 0, 0, .42)"; pen.lineWidth = width + 1.6 * dpr;
+    for (const path of paths) pen.stroke(path);
+    pen.lineWidth = width;
+    paths.forEach((path, i) => { pen.strokeStyle = sizeColour(low + (i + 0.5) / SHADES * (high - low), this.range); pen.stroke(path); });
+  }
+
+  // A closed curve through the middles of the polygon's sides: no steps of pixels.
+  trace(path, { points, starts }, i, ax, ay, bx, by) {
+    const a = starts[i], n = starts[i + 1] - a;
+    if (n < 2) return;
+    const x = (j) => points[2 * (a + (j % n))] * ax + bx, y = (j) => points[2 * (a + (j % n)) + 1] * ay + by;
+    path.moveTo((x(0) + x(n - 1)) / 2, (y(0) + y(n - 1)) / 2);
+    for (let j = 0; j < n; j++) path.quadraticCurveTo(x(j), y(j), (x(j) + x(j + 1)) / 2, (y(j) + y(j + 1)) / 2);
+    path.closePath();
+  }
+
+  sizeOf(header) {
+    if (this.sizes?.of !== header) {
+      this.sizes = new Map(header.sizes.diameters.map((d, i) => [header.sizes.labels?.[i] ?? i + 1, d]));
+      this.sizes.of = header;
+    }
+    return this.sizes;
+  }
+
+  drawScale(k, pixelSize) {
+    const perPx = pixelSize ? pixelSize[1] : 1, room = Math.min(this.root.clientWidth * 0.22, 260);
+    const length = niceLength(room / k * perPx), [n, unit] = pixelSize ? inUnits(length) : [length, "px"];
+    this.scale.hidden = false;
+    this.scale.querySelector("i").style.width = `${length / perPx * k}px`;
+    this.scale.querySelector("b").textContent = `${+n.toPrecision(3)} ${unit}`;
+  }
+
+  zoomAt(x, y, by) {
+    if (!this.message) return;
+    const [left, top, k] = this.place(), [fy, fx] = this.message.header.shape;
+    const at = [(x - left) / k, (y - top) / k], before = this.zoom;
+    this.zoom = Math.max(1, Math.min(24, this.zoom * by));
+    const k2 = k * this.zoom / before, { clientWidth: cw, clientHeight: ch } = this.root;
+    this.centre = [(at[0] + (cw / 2 - x) / k2) / fx, (at[1] + (ch / 2 - y) / k2) / fy];
+    this.changed?.(); this.lay();
+  }
+  fit() { this.zoom = 1; this.centre = [0.5, 0.5]; this.changed?.(); this.lay(); }
+
+  moved(e) {
+    if (!this.message) return;
+    const before = this.pointers.get(e.pointerId);
+    if (!before) { this.hint(e.offsetX, e.offsetY); return; }
+    const here = [e.offsetX, e.offsetY], others = [...this.pointers].filter(([id]) => id !== e.pointerId);
+    this.pointers.set(e.pointerId, here);
+    if (others.length) { // two fingers
+      const o = others[0][1], d = (p) => Math.hypot(p[0] - o[0], p[1] - o[1]);
+      this.zoomAt((here[0] + o[0]) / 2, (here[1] + o[1]) / 2, d(here) / Math.max(1, d(before)));
+      return;
+    }
+    const [, , k] = this.place(), [fy, fx] = this.message.header.shape;
+    const half = [this.root.clientWidth / 2 / k / fx, this.root.clientHeight / 2 / k / fy];
+    const inside = (c, r) => (r >= 0.5 ? 0.5 : Math.max(r, Math.min(1 - r, c)));
+    this.centre = [inside(this.centre[0] - (here[0] - before[0]) / k / fx, half[0]), inside(this.centre[1] - (here[1] - before[1]) / k / fy, half[1])];
+    this.tip.hidden = true; this.lay();
+  }
+
+  // The size of the particle under the pointer.
+  hint(x, y) {
+    const { lines, header } = this.message, [left, top, k] = this.place();
+    const px = (x - left) / k / header.shape[1] * 65536, py = (y - top) / k / header.shape[0] * 65536;
+    let label = null;
+    for (let i = 0; lines && this.outlined && i < lines.particle.length; i++) if (within(lines, i, px, py)) { label = lines.particle[i]; break; }
+    const size = label === null ? undefined : this.sizeOf(header).get(label);
+    this.tip.hidden = size === undefined;
+    if (size === undefined) return;
+    this.tip.textContent = `⌀ ${+size.toPrecision(3)} ${header.sizes.unit}`;
+    this.tip.style.left = `${x}px`; this.tip.style.top = `${y}px`;
+  }
+}
+
+function within({ points, starts }, i, x, y) {
+  let inside = false;
+  for (let a = starts[i], b = starts[i + 1], j = a, l = b - 1; j < b; l = j++) {
+    const [xj, yj, xl, yl] = [points[2 * j], points[2 * j + 1], points[2 * l], points[2 * l + 1]];
+    if ((yj > y) !== (yl > y) && x < (xl - xj) * (y - yj) / (yl - yj) + xj) inside = !inside;
+  }
+  return inside;
+}
