@@ -1,0 +1,43 @@
+"""Where frames come from: camera files and folders, watched while they grow, or archived runs replayed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Group = Literal["auto", "folder", "file", "all"]
+
+# Names that writers use for what is not finished yet, and what systems leave lying about.
+IGNORED_NAMES = (
+    ".*",
+    "*~",
+    "~*",
+    "*.tmp",
+    "*.part",
+    "*.partial",
+    "*.filepart",
+    "*.crdownload",
+    "*downloading",
+    "*.lock",
+    "Thumbs.db",
+    "desktop.ini",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """How camera files are found, recognised and read."""
+
+    settle_s: float = 1.0  # a file that did not change for this long is taken as quiet: its last frame is whole
+    stuck_s: float = 60.0  # a file that stays incomplete for this long is quarantined as truncated
+    reorder_s: float = 1.0  # how long a later frame waits for an earlier one that is not there yet
+    format: str = "auto"  # auto, or the short name of one reader: tiff, mrc, dm4, seq, …
+    gain: str = ""  # path of the gain reference: corrected = (raw - dark) * gain; used to align, never stored
+    dark: str = ""  # path of the dark reference
+    defects: str = ""  # path of a defect map (1 = bad) or of a text of rectangles `x y w h`
+    pixel_size_nm: float | tuple[float, float] | None = None  # nm per px, (y, x) or both; overrides the file
+    group: Group = "auto"  # what makes one run
+    max_frame_bytes: int = 2 << 30  # a frame that claims more is refused before anything is allocated
+    read_ahead_mb: int = 256  # decoded frames that may wait for the loop
+    eer_frames: int = 1  # raw EER frames summed into one frame
+    ignore: tuple[str, ...] = IGNORED_NAMES  # names (fnmatch) that are never frames
