@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 Rng = np.random.Generator
+ROSE = 4.0  # signal to noise of a whole particle that makes it visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,27 +27,49 @@ class Look:
     empty: float = 0.04  # share of the frames without any particle
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """A frame before its exposure."""
+
+    base: np.ndarray  # (y, x) float32, relative intensity, 1 = film
+    labels: np.ndarray  # (y, x) int32
+    least_dose: float  # e/px below which the particles cannot be told from noise (Rose's criterion)
+    look: Look
+
+    def expose(self, rng: Rng) -> np.ndarray:
+        """(y, x) float32 e/px: Poisson noise, correlated by the camera's point spread in some frames."""
+        low, high = max(self.look.dose[0], self.least_dose), self.look.dose[1]
+        image = rng.poisson(_log_uniform(rng, (min(low, high), high)) * np.clip(self.base, 0.01, None))
+        image = image.astype(np.float32)
+        if rng.random() < 0.4:
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.0))
+        return image
+
+
 def frame(rng: Rng, shape: tuple[int, int], look: Look | None = None) -> tuple[np.ndarray, np.ndarray]:
     """One drawn frame and its truth.
 
     shape   : (y, x) px
     returns : image (y, x) float32 in e/px, labels (y, x) int32, 1…n
     """
-    look = look or Look()
-    dose = _log_uniform(rng, look.dose)
-    dark = rng.random() < 0.65
-    base = _film(rng, shape, rng.uniform(*look.film))
+    drawn = scene(rng, shape, look or Look())
+    return drawn.expose(rng), drawn.labels
+
+
+def scene(rng: Rng, shape: tuple[int, int], look: Look) -> Scene:
+    """One drawn frame before its exposure, with a grain that leaves the particles visible."""
+    contrast = rng.uniform(*look.contrast)
+    film = min(rng.uniform(*look.film), 0.35 * contrast)
     labels = np.zeros(shape, np.int32) if rng.random() < look.empty else _place(rng, shape, look)
-    base = _shade(rng, base, labels, rng.uniform(*look.contrast) * (-1 if dark else 1.5))
+    base = _shade(rng, _film(rng, shape, film), labels, contrast * (-1 if rng.random() < 0.65 else 1.5))
     base = base * _gradient(rng, shape)
     if rng.random() < 0.1:
         _annotate(rng, base)
     if rng.random() < 0.5:
         base = cv2.GaussianBlur(base, (0, 0), rng.uniform(0.4, 1.2))
-    image = rng.poisson(dose * np.clip(base, 0.01, None)).astype(np.float32)
-    if rng.random() < 0.4:  # the camera's point spread makes the noise correlated
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.0))
-    return image, labels
+    area = np.bincount(labels.ravel())[1:]
+    least = (ROSE / contrast) ** 2 / float(np.median(area)) if len(area) else 0.0
+    return Scene(base.astype(np.float32), labels, least, look)
 
 
 def outline(rng: Rng, diameter: float, plain: bool = False) -> np.ndarray:
@@ -71,7 +94,8 @@ def _place(rng: Rng, shape: tuple[int, int], look: Look) -> np.ndarray:
     typical = _log_uniform(rng, look.diameter)
     spread, plain = rng.uniform(0.02, 0.4), rng.random() < 0.3
     allow_touch = look.touching if rng.random() < 0.7 else 0.0
-    n, covered, centres = 0, 0.0, []
+    n, covered = 0, 0.0
+    centres: list[tuple[float, float, float]] = []
     for _ in range(400):
         d = float(np.clip(typical * np.exp(rng.normal(0, spread)), look.diameter[0], look.diameter[1]))
         mask = outline(rng, d, plain)
@@ -93,14 +117,16 @@ def _place(rng: Rng, shape: tuple[int, int], look: Look) -> np.ndarray:
 def _stamp(labels: np.ndarray, mask: np.ndarray, cy: float, cx: float, number: int, gap: int) -> int:
     """Write a particle where nothing is yet; its area in px, 0 when there is no room (nothing is written then)."""
     half = mask.shape[0] // 2
-    y, x = int(round(cy)) - half, int(round(cx)) - half
+    y, x = round(cy) - half, round(cx) - half
     y0, y1 = max(y, 0), min(y + mask.shape[0], labels.shape[0])
     x0, x1 = max(x, 0), min(x + mask.shape[1], labels.shape[1])
     if y1 <= y0 or x1 <= x0:
         return 0
     part, there = mask[y0 - y : y1 - y, x0 - x : x1 - x], labels[y0:y1, x0:x1]
     inside = int(part.sum())
-    taken = cv2.dilate((there > 0).view(np.uint8), np.ones((2 * gap + 1,) * 2, np.uint8)).view(bool) if gap else there > 0
+    taken = (
+        cv2.dilate((there > 0).view(np.uint8), np.ones((2 * gap + 1,) * 2, np.uint8)).view(bool) if gap else there > 0
+    )
     if inside < 4 or (part & taken).sum() > (0 if gap else 0.25 * inside):
         return 0
     new = part & (there == 0)
@@ -124,7 +150,7 @@ def _shade(rng: Rng, base: np.ndarray, labels: np.ndarray, contrast: float) -> n
     if kind == 1:  # a sphere's thickness
         profile = 0.35 + 0.65 * np.sqrt(np.clip(1 - (1 - relative) ** 2, 0, 1))
     elif kind == 2:  # a bright or dark rim
-        profile = 0.55 + 0.45 * np.exp(-(relative / 0.3) ** 2)
+        profile = 0.55 + 0.45 * np.exp(-((relative / 0.3) ** 2))
     elif kind == 3:  # diffraction contrast: fringes, and grains of their own strength
         phase = _grain(rng, base.shape, rng.uniform(2, 10))
         profile = 1 + 0.35 * np.clip(phase, -2, 2)

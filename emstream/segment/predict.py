@@ -1,0 +1,142 @@
+"""A frame through the network: reduce, normalise, two maps, enlarge, take apart; the same on CPU and GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from emstream.arrays import array_namespace, as_torch, to_host
+from emstream.errors import BadImage
+from emstream.messages import Array, Labelled, PixelSize, Rect
+from emstream.segment import SegmentOptions
+from emstream.segment.classical import ClassicalState
+from emstream.segment.classical import segment as segment_classically
+from emstream.segment.instances import components, cover, drop_small, grow, smallest_area
+from emstream.segment.model import read_model
+from emstream.segment.normalise import normalise, pad, reduce, reduce_on_device, working_shape
+from emstream.segment.unet import UNet
+
+CORE = 0.5  # depth above which a pixel belongs to a particle's core
+JUDGED_PX = 256  # longer side at which network and classical method are compared
+
+
+class Network:
+    """A trained network as a Segmenter; its only state is for the judgement."""
+
+    def __init__(self, folder: Path, options: SegmentOptions, device: str = "cpu", threads: int = 0) -> None:
+        net, about, self.sha256 = read_model(folder)
+        self.name = str(about.get("name", folder.name))
+        self.options = options
+        self.device = torch.device(device)
+        if device == "cpu" and threads > 0:
+            torch.set_num_threads(threads)
+        self.dtype = working_dtype(self.device)
+        self.net = net.to(self.device, self.dtype)
+        for p in self.net.parameters():
+            if p.ndim == 4:
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
+        self.reset()
+
+    def reset(self) -> None:
+        self._frames, self._agreement, self._rival = 0, float("nan"), ClassicalState()
+
+    def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
+        if pixels.ndim != 2 or min(pixels.shape) < 8:
+            raise BadImage(f"a frame is (y, x) with at least 8 px a side, not {tuple(pixels.shape)}")
+        image = self._working_image(pixels)
+        shape = (int(pixels.shape[0]), int(pixels.shape[1]))
+        small = scaled(valid, shape, size(image))
+        maps = predict(self.net, image, small, self.dtype)
+        labels = instances(maps, shape, self.options, valid, pixel_size_nm)
+        self._judge(image, maps[0], small)
+        return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256, self._agreement)
+
+    def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
+        small = working_shape(shape, self.options.long_side_px)
+        for _ in range(2):
+            predict(self.net, torch.zeros(small, device=self.device), None, self.dtype)
+
+    def _working_image(self, pixels: Array) -> Tensor:
+        """(y, x) float32 on the network's device, at its working size, all finite."""
+        shape = working_shape(tuple(pixels.shape), self.options.long_side_px)
+        if self.device.type == "cpu":
+            image = torch.from_numpy(reduce(to_host(pixels), shape))
+        else:
+            image = reduce_on_device(as_torch(pixels).to(self.device), shape)
+        return image.nan_to_num(nan=float(image.nanmedian()), posinf=0.0, neginf=0.0) if bad(image) else image
+
+    def _judge(self, image: Tensor, foreground: np.ndarray, valid: Rect | None) -> None:
+        """Every now and then: how far the classical method agrees, at a small size."""
+        every = self.options.judge_every
+        self._frames += 1
+        if every == 0 or (self._frames - 1) % every:
+            return
+        shape = working_shape(size(image), JUDGED_PX)
+        coarse = scaled(valid, size(image), shape)
+        rival, self._rival = segment_classically(reduce(image.cpu().numpy(), shape), self._rival, self.options, coarse)
+        self._agreement = soft_iou(cv2.resize(foreground, shape[::-1], interpolation=cv2.INTER_AREA), rival > 0)
+
+
+def size(image: Tensor) -> tuple[int, int]:
+    """(y, x) of an image."""
+    return int(image.shape[0]), int(image.shape[1])
+
+
+def bad(image: Tensor) -> bool:
+    """True when a value is not finite."""
+    return not bool(torch.isfinite(image.sum()))
+
+
+def working_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it, else float32."""
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+
+
+@torch.inference_mode()
+def predict(net: UNet, image: Tensor, valid: Rect | None, dtype: torch.dtype) -> np.ndarray:
+    """(y, x) float32 working image -> (2, y, x) float32 on the host: foreground and depth, 0..1."""
+    x = pad(normalise(image, valid), net.stride).to(dtype).contiguous(memory_format=torch.channels_last)
+    maps = net(x)[0, :, : image.shape[0], : image.shape[1]].float().sigmoid()
+    return maps.contiguous().cpu().numpy()
+
+
+def instances(
+    maps: np.ndarray,
+    shape: tuple[int, int],
+    options: SegmentOptions,
+    valid: Rect | None = None,
+    pixel_size_nm: PixelSize | None = None,
+) -> np.ndarray:
+    """(2, y, x) maps at the working size -> (y, x) int32 labels of `shape`."""
+    foreground, depth = (enlarge(m, shape) for m in maps)
+    mask = cover(foreground > options.threshold, valid)
+    labels = grow(mask, depth > CORE) if options.split else components(mask)
+    return drop_small(labels, smallest_area(options, pixel_size_nm))
+
+
+def enlarge(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A map at the frame's size, bilinear."""
+    return image if image.shape == shape else cv2.resize(image, shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def scaled(valid: Rect | None, shape: tuple[int, int], small: tuple[int, int]) -> Rect | None:
+    """The rectangle in the pixels of a reduced image; None where nothing worth speaking of is covered."""
+    if valid is None or valid == (0, shape[0], 0, shape[1]):
+        return None
+    ratio = [s / n for s, n in zip(small, shape, strict=True)]
+    y0, x0 = int(np.ceil(valid[0] * ratio[0])), int(np.ceil(valid[2] * ratio[1]))
+    y1, x1 = int(valid[1] * ratio[0]), int(valid[3] * ratio[1])
+    return (y0, y1, x0, x1) if y1 - y0 >= 8 and x1 - x0 >= 8 else None
+
+
+def soft_iou(probability: np.ndarray, mask: np.ndarray) -> float:
+    """Overlap of a map 0..1 with a mask, 0..1; both empty = 1."""
+    both = float(np.minimum(probability, mask).sum())
+    either = float(np.maximum(probability, mask).sum())
+    return both / either if either > 0.5 else 1.0
