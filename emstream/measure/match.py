@@ -72,13 +72,16 @@ def by_overlap(shared: Overlaps, old_area: np.ndarray, new_area: np.ndarray, are
     link, taken = np.full(len(old_area), -1), np.zeros(len(new_area), bool)
     ratio = np.abs(np.log(old_area[shared.old] / new_area[shared.new]))
     alive = ratio <= 2 * math.log(area_ratio)
-    order = np.argsort(shared.pixels, kind="stable")  # the last assignment to a place stands: the largest overlap
+    inside = 2 * shared.pixels >= old_area[shared.old]
+    weight = np.where(inside, old_area[shared.old], shared.pixels)  # of those that became one the largest goes on
+    by_old, by_new = np.argsort(shared.pixels, kind="stable"), np.argsort(weight, kind="stable")
     for _ in range(3):
-        use = order[alive[order]]
-        if not len(use):
+        if not alive.any():
             break
         best_new, best_old = np.full(len(old_area), -1), np.full(len(new_area), -1)
+        use = by_old[alive[by_old]]  # the last assignment to a place stands: the largest
         best_new[shared.old[use]] = shared.new[use]
+        use = by_new[alive[by_new]]
         best_old[shared.new[use]] = shared.old[use]
         won = np.flatnonzero((best_new >= 0) & (best_old[best_new] == np.arange(len(old_area))))
         link[won], taken[best_new[won]] = best_new[won], True
