@@ -82,8 +82,19 @@ def pick_device(wanted: str) -> str:
         raise BadSettings(f"compute.device = {wanted!r} is not auto, cpu or cuda:N")
     n = int(number or 0)
     if n >= cuda_devices():
-        raise BadSettings(f"compute.device = {wanted!r}, but {cuda_devices()} CUDA devices are usable", "emstream doctor")
+        raise BadSettings(
+            f"compute.device = {wanted!r}, but {cuda_devices()} CUDA devices are usable", "emstream doctor"
+        )
     return f"cuda:{n}"
+
+
+def namespace_of(device: str) -> Any:
+    """numpy for `cpu`, cupy for `cuda:N`."""
+    if device == "cpu":
+        return np
+    import cupy
+
+    return cupy
 
 
 def to_device(a: np.ndarray, device: str) -> Array:

@@ -23,7 +23,9 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE.toml", help="Settings file.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="ROOM.KEY=VALUE", help="One setting; may be repeated.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="ROOM.KEY=VALUE", help="One setting; may be repeated.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Http = Annotated[str | None, typer.Option("--http", metavar="HOST:PORT", help="Serve the page here.")]
 Model = Annotated[str | None, typer.Option("--model", help="default, classical, or the folder of a trained model.")]
@@ -50,7 +52,7 @@ def _settings(config: Path | None, sets: Sequence[str] | None, **chosen: Any) ->
 
     flags = [f"{name.replace('__', '.')}={value}" for name, value in chosen.items() if value is not None]
     settings = load(config, sets=[*(sets or ()), *flags])
-    set_up(settings.log)
+    set_up(settings.log.level, settings.log.style)
     return settings
 
 
@@ -82,7 +84,11 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return " × ".join(str(v) for v in value) if all(isinstance(v, int) for v in value) else ", ".join(map(_plain, value))
+        return (
+            " × ".join(str(v) for v in value)
+            if all(isinstance(v, int) for v in value)
+            else ", ".join(map(_plain, value))
+        )
     return "–" if value is None else str(value)
 
 
@@ -90,11 +96,15 @@ def _plain(value: Any) -> str:
 def live(
     source: Annotated[Path, typer.Argument(help="The folder that the camera writes to; nothing in it is changed.")],
     out: Annotated[Path, typer.Argument(help="Where the runs go.")],
-    until_idle: Annotated[float | None, typer.Option(metavar="S", help="Leave when nothing new came for S seconds.")] = None,
+    until_idle: Annotated[
+        float | None, typer.Option(metavar="S", help="Leave when nothing new came for S seconds.")
+    ] = None,
     model: Model = None,
     http: Http = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; taken from the folder or file otherwise.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Validate and open everything, print all settings, leave.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Validate and open everything, print all settings, leave.")
+    ] = False,
     config: ConfigFile = None,
     sets: Sets = None,
     as_json: AsJson = False,
@@ -151,7 +161,9 @@ def demo_(
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 10.0,
     size: Annotated[int, typer.Option(help="Frame size in px.")] = 512,
     http: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the page is served.")] = "127.0.0.1:0",
-    until_idle: Annotated[float | None, typer.Option(metavar="S", help="Leave when nothing new came for S seconds.")] = None,
+    until_idle: Annotated[
+        float | None, typer.Option(metavar="S", help="Leave when nothing new came for S seconds.")
+    ] = None,
     config: ConfigFile = None,
     sets: Sets = None,
 ) -> None:
@@ -161,7 +173,11 @@ def demo_(
     """
     from emstream import demo
 
-    demo.run(_settings(config, sets, view__http=http), demo.Simulation(frames=frames, fps=fps, shape=(size, size), particles=40), until_idle=until_idle)
+    demo.run(
+        _settings(config, sets, view__http=http),
+        demo.Simulation(frames=frames, fps=fps, shape=(size, size), particles=40),
+        until_idle=until_idle,
+    )
 
 
 @app.command()
@@ -177,7 +193,9 @@ def info(path: Path, as_json: AsJson = False) -> None:
 
 @app.command()
 def reprocess(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT… OUT", help="Stacks or runs, then the folder for the new runs.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT… OUT", help="Stacks or runs, then the folder for the new runs.")
+    ],
     cluster: Cluster = "local",
     model: Model = None,
     align: Annotated[str, typer.Option(help="again: estimate the drift anew; keep: use the stored shifts.")] = "again",
@@ -262,7 +280,9 @@ def check(run: Path, as_json: AsJson = False) -> None:
 
 @app.command()
 def bench(
-    peers: Annotated[bool, typer.Option("--peers", help="Add scikit-image + scipy + zarr append in the same run.")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Add scikit-image + scipy + zarr append in the same run.")
+    ] = False,
     sizes: Annotated[str, typer.Option(help="Frame sizes, px.")] = "512,1024,2048",
     frames: Annotated[int, typer.Option(help="Frames per size.")] = 40,
     config: ConfigFile = None,

@@ -9,13 +9,12 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from emstream.align import AlignOptions
 from emstream.arrays import ComputeOptions
 from emstream.errors import BadSettings
 from emstream.learn import LearnOptions
-from emstream.log import LogOptions
 from emstream.measure import MeasureOptions
 from emstream.segment import SegmentOptions
 from emstream.source import SourceOptions
@@ -23,6 +22,14 @@ from emstream.store import StoreOptions
 from emstream.view import ViewOptions
 
 PREFIX = "EMSTREAM_"  # EMSTREAM_ALIGN__ENABLED=false is align.enabled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """What is said on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    style: Literal["auto", "tty", "json"] = "auto"  # auto = tty on a terminal, JSON lines elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +67,7 @@ def rooms() -> dict[str, type]:
     return {f.name: f.default_factory for f in dataclasses.fields(Settings) if f.name != "origins"}  # type: ignore[misc]
 
 
-def load(
-    path: str | Path | None = None, *, env: Mapping[str, str] | None = None, sets: Sequence[str] = ()
-) -> Settings:
+def load(path: str | Path | None = None, *, env: Mapping[str, str] | None = None, sets: Sequence[str] = ()) -> Settings:
     """Settings from all places, validated; every mistake is told at once.
 
     path   : TOML file with one table per room
@@ -87,9 +92,7 @@ def load(
     return Settings(**made, origins=origins)
 
 
-def _given(
-    path: str | Path | None, env: Mapping[str, str], sets: Sequence[str]
-) -> Iterator[tuple[str, Any, str]]:
+def _given(path: str | Path | None, env: Mapping[str, str], sets: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
     """(room.key, raw value, origin) in order of precedence, weakest first."""
     if path is not None:
         yield from _from_toml(Path(path))
@@ -113,7 +116,10 @@ def _from_toml(path: Path) -> Iterator[tuple[str, Any, str]]:
         raise BadSettings(f"{path} is not TOML: {err}") from None
     for room, table in tree.items():
         if not isinstance(table, dict):
-            raise BadSettings(f"{path}: {room} = {table!r} stands outside a table", f"write it under [room], e.g. [{next(iter(rooms()))}]")
+            raise BadSettings(
+                f"{path}: {room} = {table!r} stands outside a table",
+                f"write it under [room], e.g. [{next(iter(rooms()))}]",
+            )
         for key, value in table.items():
             yield f"{room}.{key}", value, str(path)
 
@@ -124,8 +130,16 @@ def _unknown(name: str, origin: str) -> str:
     known = [f"{r}.{f.name}" for r, kind in rooms().items() for f in dataclasses.fields(kind)]
     if name in known:
         return ""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [f"{room}.{k.partition('.')[2]}" for k in known if k.startswith(room + ".")][:1]
-    return f"{name} (from {origin}): no such setting" + (f"; did you mean {near[0]}?" if near else "; see emstream live --check")
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    mates = [k for k in known if k.startswith(room + ".")]
+    advice = (
+        f"did you mean {near[0]}?"
+        if near
+        else f"there are {', '.join(mates)}"
+        if mates
+        else f"rooms are {', '.join(rooms())}"
+    )
+    return f"{name} (from {origin}): no such setting; {advice}"
 
 
 def _validated(kind: type, chosen: dict[str, Any], room: str, origins: Mapping[str, str]) -> tuple[Any, list[str]]:

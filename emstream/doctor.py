@@ -33,17 +33,31 @@ def _folders(source: Path | None, out: Path | None) -> Iterator[tuple[str, str, 
             yield role, "bad", f"{path} is no folder", "check the path or the mount"
             continue
         allowed = os.access(there, mode)
-        yield f"{role} permissions", "good" if allowed else "bad", "ok" if allowed else f"no access to {there}", "" if allowed else "run as the user that owns it"
+        yield (
+            f"{role} permissions",
+            "good" if allowed else "bad",
+            "ok" if allowed else f"no access to {there}",
+            "" if allowed else "run as the user that owns it",
+        )
         found = kind_of(there)
         if found.remote:
-            advice = "no change events here: the folder is swept" if role == "source" else "keep OUT on a local disk: the ledger needs one"
+            advice = (
+                "no change events here: the folder is swept"
+                if role == "source"
+                else "keep OUT on a local disk: the ledger needs one"
+            )
             yield f"{role} file system", "note" if role == "source" else "bad", found.name, advice
         else:
             yield f"{role} file system", "good", found.name, ""
         if role == "out":
             free = shutil.disk_usage(there).free
             seconds = free / (2048 * 2048 * 2 * 40 / 1.6)
-            yield "free space", "good" if free > 50e9 else "note", f"{free / 1e9:.1f} GB", f"about {seconds / 3600:.1f} h of 2048² uint16 at 40 frames/s"
+            yield (
+                "free space",
+                "good" if free > 50e9 else "note",
+                f"{free / 1e9:.1f} GB",
+                f"about {seconds / 3600:.1f} h of 2048² uint16 at 40 frames/s",
+            )
 
 
 def _inotify() -> Iterator[tuple[str, str, str, str]]:
@@ -54,26 +68,49 @@ def _inotify() -> Iterator[tuple[str, str, str, str]]:
             continue
         value = int(path.read_text())
         ok = value >= least
-        yield f"inotify {name}", "good" if ok else "note", str(value), "" if ok else f"sysctl fs.inotify.{name}={least * 8}"
+        yield (
+            f"inotify {name}",
+            "good" if ok else "note",
+            str(value),
+            "" if ok else f"sysctl fs.inotify.{name}={least * 8}",
+        )
 
 
 def _clock() -> Iterator[tuple[str, str, str, str]]:
     ran = None
     if shutil.which("timedatectl"):
-        ran = subprocess.run(["timedatectl", "show", "-p", "NTPSynchronized", "--value"], capture_output=True, text=True, check=False, timeout=5)
+        ran = subprocess.run(
+            ["timedatectl", "show", "-p", "NTPSynchronized", "--value"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=5,
+        )
     synced = ran.stdout.strip() if ran and ran.returncode == 0 else ""
     verdict = {"yes": "good", "no": "note"}.get(synced, "note")
-    advice = "" if verdict == "good" else "ages are taken on the monotonic clock; only displayed times depend on this one"
+    advice = (
+        "" if verdict == "good" else "ages are taken on the monotonic clock; only displayed times depend on this one"
+    )
     yield "clock", verdict, f"{time.strftime('%Y-%m-%d %H:%M:%S %Z')}, synchronised: {synced or 'unknown'}", advice
 
 
 def _compute(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
     n = arrays.cuda_devices()
     wanted = settings.compute.device
-    yield "GPU", "good" if n else "note", f"{n} usable by cupy", "" if n else 'the CPU is used; with a GPU: pip install "emstream[gpu]"'
+    yield (
+        "GPU",
+        "good" if n else "note",
+        f"{n} usable by cupy",
+        "" if n else 'the CPU is used; with a GPU: pip install "emstream[gpu]"',
+    )
     yield "compute.device", "good", f"{wanted} → {arrays.pick_device(wanted)}", ""
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    yield "CPU", "good", f"{os.cpu_count()} cores, bfloat16 {'yes' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'no'}", ""
+    yield (
+        "CPU",
+        "good",
+        f"{os.cpu_count()} cores, bfloat16 {'yes' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'no'}",
+        "",
+    )
 
 
 def _port(settings: Settings) -> Iterator[tuple[str, str, str, str]]:

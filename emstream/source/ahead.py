@@ -16,7 +16,9 @@ class ReadAhead:
     A frame larger than the limit still passes, alone. An error of the source is raised in `take`.
     """
 
-    def __init__(self, frames: Iterator[Frame | None], limit_bytes: int, stop: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, frames: Iterator[Frame | None], limit_bytes: int, stop: Callable[[], None] = lambda: None
+    ) -> None:
         self._frames = frames
         self._limit = limit_bytes
         self._stop_source = stop
@@ -92,4 +94,3 @@ class ReadAhead:
             self._queue.append(frame)
             self._bytes += size
             self._changed.notify_all()
-

@@ -1,0 +1,399 @@
+"""The daemon: settings → start → loop → shutdown. The first signal asks it to finish, the second ends it at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from emstream import __version__, arrays
+from emstream.config import Settings
+from emstream.errors import EmstreamError, SourceMissing
+from emstream.messages import Frame
+from emstream.metrics import Metrics
+from emstream.pipeline import Lane, Loop, Result, Sinks, Steps, StoreKeeper
+from emstream.segment import Segmenter
+from emstream.segment import load as load_segmenter
+from emstream.source.ahead import ReadAhead
+from emstream.source.correct import load_correction
+from emstream.source.watch import watch
+from emstream.store import Ledger, RunWriter, WriteBehind
+from emstream.view.latest import Latest
+from emstream.view.preview import Window, picture
+from emstream.view.shown import DaemonStatus
+
+log = logging.getLogger("emstream.live")
+STATUS_EVERY_S = 0.5
+
+
+def run(
+    source: Path, out: Path, settings: Settings, *, until_idle: float | None = None, name: str | None = None
+) -> dict[str, Any]:
+    """Watch `source` and write runs under `out` until a signal, or until nothing new came for `until_idle` seconds.
+
+    returns : {"runs", "frames", "segmented", "quarantined", "seconds"}
+    raises  : SourceMissing, StoreBusy, AddressRefused, ModelBroken, BadSettings; all before the first frame
+    """
+    daemon = Daemon(source, out, settings, until_idle=until_idle, name=name)
+    with daemon, signals(daemon.stop):
+        daemon.loop()
+    return daemon.summary()
+
+
+def check(source: Path, out: Path, settings: Settings) -> list[dict[str, Any]]:
+    """Open everything that `run` opens, close it again; every setting, its value and where it came from."""
+    with Daemon(source, out, settings):
+        pass
+    return [{"setting": n, "value": "…" if n == "view.token" and v else v, "from": o} for n, v, o in settings.rows()]
+
+
+def view(path: Path, settings: Settings) -> None:
+    """The page on stored runs, until a signal."""
+    from emstream.view import stored
+
+    stop = threading.Event()
+    with stored.serve(path, settings.view) as server, signals(stop.set):
+        print(server.url, flush=True)  # noqa: T201
+        stop.wait()
+
+
+@contextmanager
+def signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `stop`; a second one leaves at once with exit code 1. The old handlers come back after."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            os._exit(1)  # what is committed is safe, the rest is read again at the next start
+        asked.set()
+        log.info(
+            "signal: finishing what was seen; a second one ends at once", extra={"signal": signal.Signals(number).name}
+        )
+        stop()
+
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Daemon:
+    """Everything that is open while frames come: ledger, queues, page. Use as a context; `loop` does the work."""
+
+    def __init__(
+        self, source: Path, out: Path, settings: Settings, *, until_idle: float | None = None, name: str | None = None
+    ) -> None:
+        if not source.is_dir():
+            raise SourceMissing(f"the folder to watch, {source}, is not there", "check the path or the mount")
+        self.source, self.out, self.settings, self.name = source, out, settings, name
+        self.until_idle = until_idle
+        self.metrics = Metrics()
+        self.metrics.build(__version__)
+        self.latest = Latest(settings.view.history)
+        self.device = arrays.pick_device(settings.compute.device)
+        self.report = Report(self.metrics)
+        self.url = ""
+        self._stop = threading.Event()
+        self._open = ExitStack()
+        self._windows: dict[str, Window] = {}
+        self._begun = time.monotonic()
+        self._status_at = 0.0
+        self._commits: deque[float] = deque(maxlen=256)
+        self._lag = 0.0
+        self._agreement: deque[float] = deque(maxlen=20)
+        self._loop: Loop | None = None
+        self.runs: list[str] = []
+        self.committed = self.segmented = 0
+
+    # ---- life --------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Daemon:
+        with ExitStack() as opening:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.ledger = opening.enter_context(Ledger(self.out, self.source, self.settings.store.fsync))
+            self.report.ledger = self.ledger
+            self.report.source = self.source
+            if self.settings.view.http:
+                opening.callback(self._serve().stop)
+            self.steps = self._make_steps()
+            self.sinks = Sinks()
+            self.behind = WriteBehind(self.sinks, self.settings.store.write_behind_mb << 20)
+            opening.callback(self.behind.close, 30.0)
+            self._open = opening.pop_all()
+        log.info("watching", extra={"source": str(self.source), "out": str(self.out), "page": self.url or "not served"})
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._set_status("stopped")
+        self._open.close()
+
+    def stop(self) -> None:
+        """Finish what was seen, then leave; safe to call from a signal handler or another thread."""
+        self._stop.set()
+
+    def loop(self) -> None:
+        """Until stopped or idle; every frame that was seen is then stored and segmented, every run closed."""
+        options = self.settings.source
+        ahead = ReadAhead(
+            watch(self.source, options, self.ledger, self._stop, self.report),
+            options.read_ahead_mb << 20,
+            self._stop.set,
+        )
+        self._loop = Loop(
+            ahead,
+            self._open_lane,
+            batch=self.settings.compute.batch,
+            until_idle=self.until_idle,
+            close_after=self.settings.store.close_after_s,
+            tick=self._tick,
+            busy=lambda: self.report.pending_files > 0,
+        )
+        try:
+            self._loop.run()
+        finally:
+            self._stop.set()
+            ahead.stop()
+
+    def summary(self) -> dict[str, Any]:
+        """What came of it."""
+        return {
+            "runs": [str(self.out / f"{name}.zarr") for name in self.runs],
+            "frames": self.committed,
+            "segmented": self.segmented,
+            "quarantined": self.report.count["quarantined"],
+            "seconds": round(time.monotonic() - self._begun, 2),
+        }
+
+    # ---- start -------------------------------------------------------------------------------------------------
+
+    def _make_steps(self) -> Steps:
+        s = self.settings
+        segmenter: Segmenter | None = None
+        if s.segment.enabled:
+            segmenter = load_segmenter(s.segment, self.device, s.compute.threads)
+            self.metrics.model(segmenter.name, segmenter.sha256)
+        self.metrics.gpu_up.set(0 if self.device == "cpu" else 1)
+        return Steps(
+            align=s.align, measure=s.measure, segmenter=segmenter, device=self.device,
+            correction=load_correction(s.source), keep_raw=s.store.keep_raw,
+        )  # fmt: skip
+
+    def _serve(self) -> Any:
+        from emstream.view.server import start
+        from emstream.view.stored import Stored
+
+        stored = Stored(self.out)
+        server = start(
+            self.latest, self.settings.view, metrics=self.metrics, runs=stored.runs, ready=self._ready, shelf=stored
+        )
+        self.url = server.url
+        return server
+
+    def _ready(self) -> tuple[bool, list[str]]:
+        reasons = []
+        if not self.source.is_dir():
+            reasons.append(f"the watched folder {self.source} is gone")
+        if self.behind.problem is not None:
+            reasons.append(f"the store cannot be written: {self.behind.problem}")
+        if self._loop is None:
+            reasons.append("starting")
+        return not reasons, reasons
+
+    def _open_lane(self, frame: Frame) -> Lane:
+        wanted = self.name or run_name(frame.series, self.source)
+        dtype = frame.pixels.dtype.newbyteorder("=")
+        row = self.ledger.run_for(
+            frame.series, wanted, frame.pixels.shape, dtype.name, frame.pixel_size_nm, self._attrs(frame)
+        )
+        writer = RunWriter(self.out, row, self.ledger, self.settings.store)
+        if row.state == "closed":
+            writer.reopen()
+        keeper = StoreKeeper(writer, self.behind, self.sinks, self.metrics, self._show, row.pixel_size_nm)
+        if row.name not in self.runs:
+            self.runs.append(row.name)
+        if self.steps.segmenter is not None:
+            self.steps.segmenter.reset()
+        log.info("run opened", extra={"run": row.name, "frames": row.n, "shape": row.shape, "dtype": row.dtype})
+        return Lane(frame.series, keeper, self.steps, self.metrics, frame)
+
+    def _attrs(self, frame: Frame) -> dict[str, Any]:
+        """What a new run tells of itself."""
+        return {
+            "source": str(self.source.resolve() / frame.series) if frame.series else str(self.source.resolve()),
+            "camera": frame.meta.get("camera"),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(frame.time_s)),
+            "software": {"emstream": __version__},
+            "settings": self.settings.as_dict(),
+            "device": self.device,
+        }
+
+    # ---- while it runs -----------------------------------------------------------------------------------------
+
+    def _show(self, result: Result) -> None:
+        """A frame is safe in the store (write-behind's thread): tell the page and the numbers."""
+        aligned, measured = result.aligned, result.measured
+        if measured is None:
+            self.committed += 1
+            self._commits.append(time.monotonic())
+            self._lag = max(0.0, time.time() - aligned.frame.closed_at) if aligned.frame.closed_at else 0.0
+            if self.steps.segmenter is not None:
+                return  # its picture follows with its particles, unless the branch is behind: then the newest one's
+        elif result.final:
+            self.segmented += 1
+        if measured is not None:
+            self._note_sizes(result)
+        shown, self._windows[result.run] = picture(
+            result.run, result.frame, aligned, result.labelled, measured, size=self.settings.view.preview_px,
+            window=self._windows.get(result.run), drift_speed=result.drift_speed,
+        )  # fmt: skip
+        self.latest.show(shown)
+
+    def _note_sizes(self, result: Result) -> None:
+        measured, labelled = result.measured, result.labelled
+        assert measured is not None
+        assert labelled is not None
+        size = result.aligned.frame.pixel_size_nm
+        diameters = measured.particles["diameter"]
+        nm: dict[str, float] = {}
+        if size is not None and len(diameters):
+            import numpy as np
+
+            values = np.quantile(diameters, (0.1, 0.5, 0.9)) * (size[0] * size[1]) ** 0.5
+            nm = dict(zip(("0.1", "0.5", "0.9"), values.tolist()))
+        self.metrics.sizes(measured.count, measured.area_fraction, nm)
+        if labelled.agreement == labelled.agreement:
+            self._agreement.append(labelled.agreement)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._status_at < STATUS_EVERY_S or self._loop is None:
+            return
+        self._status_at = now
+        self.metrics.queue("read_ahead", self._loop.ahead.queued_bytes)
+        self.metrics.queue("write_behind", self.behind.queued_bytes)
+        self.metrics.pending("queued", self._loop.ahead.waiting)
+        self.metrics.backlog.set(self._loop.backlog)
+        self.metrics.store_free.set(shutil.disk_usage(self.out).free)
+        if self.device != "cpu":
+            self.metrics.gpu_memory(arrays.free_memory("used", self.device), arrays.free_memory("free", self.device))
+        self._set_status("draining" if self._stop.is_set() else "streaming" if self._fps(now) else "waiting")
+
+    def _fps(self, now: float) -> float:
+        recent = [t for t in list(self._commits) if now - t < 3.0]
+        return len(recent) / 3.0
+
+    def _set_status(self, state: str) -> None:
+        loop, now = self._loop, time.monotonic()
+        free = shutil.disk_usage(self.out).free if self.out.exists() else 0
+        segmenter = self.steps.segmenter if hasattr(self, "steps") else None
+        self.latest.status(
+            DaemonStatus(
+                state="catching up" if state == "waiting" and loop is not None and loop.backlog else state,
+                seen=self.report.count["seen"],
+                committed=self.committed,
+                segmented=self.segmented,
+                quarantined=self.report.count["quarantined"],
+                lost=self.report.count["lost"],
+                pending=(loop.ahead.waiting if loop else 0) + self.report.pending_files,
+                backlog=loop.backlog if loop else 0,
+                fps=self._fps(now),
+                lag_s=self._lag,
+                queue_bytes={"read_ahead": loop.ahead.queued_bytes, "write_behind": self.behind.queued_bytes}
+                if loop
+                else {},
+                free_bytes=free,
+                watch_up=self.report.up,
+                device=self.device,
+                model=segmenter.name if segmenter else "off",
+                warnings=tuple(self._warnings()),
+            )
+        )
+
+    def _warnings(self) -> Iterator[str]:
+        if not self.report.up:
+            yield "the watched folder gives no hints; it is swept"
+        if self.behind.problem is not None:
+            yield f"nothing can be written: {self.behind.problem.strerror}"
+        if self.report.count["quarantined"]:
+            yield f"{self.report.count['quarantined']} files could not be read, the last one: {self.report.last_quarantined}"
+        if len(self._agreement) == self._agreement.maxlen and sum(self._agreement) / len(self._agreement) < 0.4:
+            yield "the model does not seem to fit these frames; emstream train makes one that does"
+
+
+class Report:
+    """What the source tells while it watches, counted and logged."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.ledger: Ledger | None = None
+        self.source = Path()
+        self.count = {"seen": 0, "quarantined": 0, "lost": 0}
+        self.pending_files = 0
+        self.last_quarantined = ""
+        self.up = True
+
+    def seen(self, n: int = 1) -> None:
+        """`n` more complete frames were found."""
+        self.count["seen"] += n
+        self._metrics.frames("seen", n)
+
+    def quarantined(self, path: str, reason: str, what: str) -> None:
+        """A file cannot become frames; the stream goes on."""
+        self.count["quarantined"] += 1
+        self.last_quarantined = f"{path}: {what}"
+        self._metrics.frames("quarantined")
+        log.warning("file quarantined", extra={"path": path, "reason": reason, "what": what})
+        if self.ledger is not None:
+            try:
+                stat = (self.source / path).lstat()
+                self.ledger.quarantine(path, reason, what, stat.st_size, stat.st_mtime_ns)
+            except OSError as err:
+                log.warning("quarantine not recorded", extra={"path": path, "error": str(err)})
+
+    def pending(self, count: int, oldest_s: float) -> None:
+        """Files that are there and not complete yet."""
+        self.pending_files = count
+        self._metrics.pending("incomplete", count)
+        self._metrics.oldest_pending_seconds.set(oldest_s)
+
+    def watch_up(self, up: bool) -> None:
+        """Whether hints of changes arrive."""
+        if up != self.up:
+            log.log(
+                logging.INFO if up else logging.WARNING, "watch is up" if up else "watch is down, the folder is swept"
+            )
+        self.up = up
+        self._metrics.watch_up.set(1 if up else 0)
+
+    def missed_hint(self, n: int = 1) -> None:
+        """Files that only the scan found."""
+        self._metrics.missed_hints(n)
+
+    def lost(self, path: str) -> None:
+        """A frame was seen and can no longer be had."""
+        self.count["lost"] += 1
+        self._metrics.frames("lost")
+        log.error("frame lost: its file is gone", extra={"path": path})
+
+
+def run_name(series: str, source: Path) -> str:
+    """The name of a series' run: its path with _ for /; the watched folder's own name for the folder itself."""
+    plain = series.strip("/").replace("/", "_")
+    return plain if plain not in ("", ".") else source.resolve().name or "run"
+
+
+__all__ = ["Daemon", "EmstreamError", "check", "run", "run_name", "view"]

@@ -1,0 +1,204 @@
+"""Where a lane's results go: the store, through the write-behind queue; told to the page once they are safe."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from emstream import align, arrays, measure
+from emstream.messages import Aligned, Frame, Labelled, Origin, PixelSize
+from emstream.metrics import Metrics
+from emstream.pipeline.lane import Result, Tables
+from emstream.store.behind import WriteBehind
+from emstream.store.run import Run
+from emstream.store.writer import FrameRecord, LabelRecord, RunWriter
+
+STATES = 2  # generations of saved state: the newest may be of frames that a kill took back
+
+
+class Sinks:
+    """All open runs behind one write-behind queue; what is to be told is told after the flush that made it safe."""
+
+    def __init__(self) -> None:
+        self.writers: list[RunWriter] = []
+        self._after: list[Callable[[], None]] = []
+
+    def after_flush(self, tell: Callable[[], None]) -> None:
+        """Called by work in the queue: what happens once the group is committed."""
+        self._after.append(tell)
+
+    def flush(self) -> None:
+        for writer in list(self.writers):
+            writer.flush()
+        told, self._after = self._after, []
+        for tell in told:
+            tell()
+
+    def discard(self) -> None:
+        for writer in list(self.writers):
+            writer.discard()
+        self._after.clear()
+
+    def idle(self) -> None:
+        for writer in list(self.writers):
+            writer.idle()
+
+
+class StoreKeeper:
+    """One run of the store, as its lane sees it. All writing happens in the queue's thread, in order."""
+
+    def __init__(
+        self,
+        writer: RunWriter,
+        behind: WriteBehind,
+        sinks: Sinks,
+        metrics: Metrics,
+        show: Callable[[Result], None],
+        pixel_size_nm: PixelSize | None,
+    ) -> None:
+        self._writer, self._behind, self._sinks, self._metrics, self._show = writer, behind, sinks, metrics, show
+        self._pixel_size_nm = pixel_size_nm
+        self._tabled: dict[str, int] = {}  # the last frame whose rows a table has: a group may be written twice
+        self._generation = 0
+        self._run: Run | None = None
+        self.name = writer.name
+        self.stored = writer.n
+        sinks.writers.append(writer)
+
+    # ---- called by the lane ------------------------------------------------------------------------------------
+
+    def reserve(self, origins: Sequence[Origin]) -> list[int | None]:
+        """Slots for the next frames; None for one that the run has already."""
+        return self._writer.reserve(origins)
+
+    def frame(self, slot: int, aligned: Aligned, keep_raw: bool, drift_speed: float) -> None:
+        """Store one aligned frame; blocks while the queue is full."""
+        host = _on_host(aligned)
+        record = FrameRecord.of(host, keep_raw=keep_raw)
+
+        def work() -> None:
+            with self._metrics.timed("write"):
+                self._writer.write_frames([record], [slot])
+            self._sinks.after_flush(lambda: self._committed(slot, host, drift_speed))
+
+        self._behind.put(work, record.nbytes)
+
+    def labels(self, result: Result, tables: Tables | None) -> None:
+        """Store the labels of a frame that was stored before, and its rows of the tables."""
+        labelled, measured = result.labelled, result.measured
+        assert labelled is not None
+        assert measured is not None
+        host = Labelled(arrays.to_host(labelled.labels), labelled.model, labelled.sha256, labelled.agreement)
+        model = f"{labelled.model}@{labelled.sha256}" if labelled.sha256 else labelled.model
+        record = LabelRecord(result.frame, host.labels, measured.count, measured.area_fraction, model)
+        told = Result(
+            run=result.run, frame=result.frame, aligned=_on_host(result.aligned), drift_speed=result.drift_speed,
+            labelled=host, measured=measured, final=result.final,
+        )  # fmt: skip
+
+        def work() -> None:
+            self._writer.add_model(labelled.model, labelled.sha256)
+            self._writer.write_labels([record])
+            if tables is not None:
+                self._write_rows(result.frame, tables)
+            self._sinks.after_flush(lambda: self._segmented(told))
+
+        self._behind.put(work, host.labels.nbytes)
+
+    def state(self, values: Mapping[str, np.ndarray]) -> None:
+        """Save what a restart needs, behind the frames that it belongs to."""
+        self._generation = (self._generation + 1) % STATES
+        name = f"state{self._generation}"
+        self._behind.put(lambda: self._writer.write_state(name, values), sum(v.nbytes for v in values.values()))
+
+    def saved_state(self) -> dict[str, np.ndarray] | None:
+        """The newest saved state whose frames the run still has."""
+        found = [s for i in range(STATES) if (s := self._writer.read_state(f"state{i}")) is not None]
+        usable = [s for s in found if int(s["kept"]) <= self.stored]
+        return max(usable, key=lambda s: int(s["kept"])) if usable else None
+
+    def read(self, slot: int) -> Aligned:
+        """A stored frame as the aligner gave it."""
+        run = self._readable(slot)
+        row = {name: run.column(name)[slot] for name in ("shift", "time_s", "confidence", "anchor", "status")}
+        pixels = run.frame(slot)
+        shift = (float(row["shift"][0]), float(row["shift"][1]))
+        frame = Frame(self.name, Origin("", slot, 0, 0, 0), pixels, float(row["time_s"]), self._pixel_size_nm)
+        valid = align.covered(pixels.shape, shift)
+        return Aligned(frame, pixels, shift, float(row["confidence"]), int(row["anchor"]), int(row["status"]), valid)
+
+    def read_labels(self, slot: int) -> Labelled:
+        """The stored labels of a frame."""
+        return Labelled(np.asarray(self._readable(slot).label(slot), np.int32), "", "")
+
+    def drop_rows_from(self, frame: int, living: np.ndarray, next_track: int) -> None:
+        """Take out of the tables what the frames from `frame` on had written before a restart; they write it anew."""
+        for name in ("particles", "events", "tracks"):
+            kind: Any = name
+            table = self._writer.table(name, measure.schema(kind, self._pixel_size_nm is not None))
+            if name == "tracks":
+                table.drop_values("track", living, from_value=next_track)
+            else:
+                table.drop_values("frame", np.empty(0, np.int64), from_value=frame)
+
+    def close(self, last: Tables) -> None:
+        """Everything down, the tables whole, the run `closed`."""
+
+        def work() -> None:
+            self._write_rows(1 << 62, last)
+
+        self._behind.put(work, 0)
+        self._behind.drain()
+        self._sinks.writers.remove(self._writer)
+        self._writer.close()
+
+    # ---- in the queue's thread -----------------------------------------------------------------------------------
+
+    def _write_rows(self, frame: int, tables: Tables) -> None:
+        for name in ("particles", "tracks", "events"):
+            kind: Any = name
+            table = self._writer.table(name, measure.schema(kind, self._pixel_size_nm is not None))
+            if name in tables and frame > self._tabled.get(name, -1):
+                table.append(tables[name])
+                self._tabled[name] = frame
+
+    def _committed(self, slot: int, aligned: Aligned, drift_speed: float) -> None:
+        frame, now = aligned.frame, time.time()
+        self._metrics.frames("committed")
+        self._metrics.bytes("written", frame.pixels.nbytes)
+        self._metrics.last_commit.set(now)
+        self._metrics.latency("committed", now - frame.closed_at)
+        size = self._pixel_size_nm
+        speed = drift_speed * math.sqrt(size[0] * size[1]) if size else math.nan
+        self._metrics.drift(aligned.shift, aligned.confidence, speed)
+        self._show(Result(run=self.name, frame=slot, aligned=aligned, drift_speed=drift_speed))
+
+    def _segmented(self, result: Result) -> None:
+        measured, frame = result.measured, result.aligned.frame
+        assert measured is not None
+        if frame.closed_at:
+            self._metrics.latency("segmented", time.time() - frame.closed_at)
+        if result.final:
+            self._metrics.frames("segmented")
+        self._show(result)
+
+    def _readable(self, slot: int) -> Run:
+        if self._run is None or slot >= self._run.n:
+            self._behind.put(lambda: self._sinks.after_flush(self._writer.publish), 0)
+            self._behind.drain()
+            self._run = Run(self._writer.path)
+        return self._run
+
+
+def _on_host(aligned: Aligned) -> Aligned:
+    """The same with pixels in main memory."""
+    if isinstance(aligned.pixels, np.ndarray):
+        return aligned
+    return Aligned(
+        aligned.frame, arrays.to_host(aligned.pixels), aligned.shift, aligned.confidence, aligned.anchor, aligned.status,
+        aligned.valid,
+    )  # fmt: skip

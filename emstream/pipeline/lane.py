@@ -1,0 +1,284 @@
+"""One run on its way through the loop: the trunk (align, keep) and the branch (segment, measure) of its frames."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from emstream import align, arrays, measure
+from emstream.align import AlignOptions
+from emstream.measure import MeasureOptions
+from emstream.messages import Aligned, Array, Frame, Labelled, Measured, Origin, Rect, Status
+from emstream.metrics import Metrics
+from emstream.segment import Segmenter
+
+Tables: TypeAlias = dict[str, Mapping[str, np.ndarray]]  # table name → rows, physical units
+
+MEMORY = 128 << 20  # bytes of aligned frames kept for a branch that lags a little; older ones come from the store
+SAVE_EVERY_S = 2.0  # how often the drift and track state is written, so that a restart goes on where it was
+SMALLEST = 32  # px a side; smaller frames are stored as they are
+REPLAY = 200  # most stored frames that the aligner sees again after a restart without saved state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """What happens to a frame, made once from the rooms' options.
+
+    correction : dark, gain, defects as `align.start` takes them; never applied to what is stored
+    segmenter  : None when segmentation is off
+    """
+
+    align: AlignOptions
+    measure: MeasureOptions
+    segmenter: Segmenter | None
+    device: str = "cpu"
+    correction: Mapping[str, Any] | None = None
+    keep_raw: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Result:
+    """What the loop tells of one frame, after the store has it; `labelled` and `measured` follow later or never."""
+
+    run: str
+    frame: int  # in the run, from 0
+    aligned: Aligned
+    drift_speed: float  # px/s
+    labelled: Labelled | None = None
+    measured: Measured | None = None
+    final: bool = True  # false for the newest frame that is shown before its tracks are known
+
+
+class Keeper(Protocol):
+    """Where a lane's results go: the store's write-behind queue, or memory. Calls keep their order."""
+
+    name: str
+    stored: int  # frames that the run had when it was opened
+
+    def reserve(self, origins: Sequence[Origin]) -> list[int | None]: ...
+    def frame(self, slot: int, aligned: Aligned, keep_raw: bool, drift_speed: float) -> None: ...
+    def labels(self, result: Result, tables: Tables | None) -> None: ...
+    def state(self, values: Mapping[str, np.ndarray]) -> None: ...
+    def saved_state(self) -> Mapping[str, np.ndarray] | None: ...
+    def read(self, slot: int) -> Aligned: ...
+    def read_labels(self, slot: int) -> Labelled: ...
+    def drop_rows_from(self, frame: int, living: np.ndarray, next_track: int) -> None: ...
+    def close(self, last: Tables) -> None: ...
+
+
+class Lane:
+    """The frames of one run: `keep` each one as it comes, `advance` the branch when there is time."""
+
+    def __init__(self, series: str, keeper: Keeper, steps: Steps, metrics: Metrics, first: Frame) -> None:
+        self.series, self.keeper, self.steps, self.metrics = series, keeper, steps, metrics
+        self.shape, self.dtype = first.pixels.shape, first.pixels.dtype
+        self._pixel_size_nm = first.pixel_size_nm
+        self._aligned = steps.align.enabled and min(self.shape) >= SMALLEST
+        self.kept = keeper.stored  # frames aligned and handed to the store
+        self.linked = keeper.stored  # frames whose particles are measured and tracked, in order
+        self.last_frame_at = time.monotonic()
+        self._drift: Any = None
+        self._tracks: Any = measure.start_tracks(steps.measure)
+        self._memory: OrderedDict[int, Aligned] = OrderedDict()
+        self._peeked: dict[
+            int, Labelled | None
+        ] = {}  # segmented before their turn; None = only the store has the labels
+        self._particles: Array | None = None  # the newest labels, for the aligner
+        self._before: tuple[float, float, float] | None = None  # time, dy, dx of the frame before
+        self._saved_at = time.monotonic()
+        if self.kept:
+            self._resume()
+
+    # ---- trunk -------------------------------------------------------------------------------------------------
+
+    def fits(self, frame: Frame) -> bool:
+        """Whether the frame can be part of this run."""
+        return frame.pixels.shape == self.shape and frame.pixels.dtype == self.dtype
+
+    def keep(self, frames: Sequence[Frame]) -> None:
+        """Align frames and hand them to the store; blocks while storage is slow."""
+        self.last_frame_at = time.monotonic()
+        for slot, frame in zip(self.keeper.reserve([f.origin for f in frames]), frames):
+            if slot is None:  # the run has it: a file that was only touched or copied over itself
+                continue
+            with self.metrics.timed("align"):
+                aligned = self._align(frame)
+            self.kept = slot + 1
+            self.keeper.frame(slot, aligned, self.steps.keep_raw, self._speed(aligned))
+            if self.steps.segmenter is None:
+                self.linked = self.kept
+            else:
+                self._remember(slot, aligned)
+        if time.monotonic() - self._saved_at > SAVE_EVERY_S:
+            self.save()
+
+    def _align(self, frame: Frame) -> Aligned:
+        pixels = arrays.to_device(frame.pixels, self.steps.device)
+        if not self._aligned:
+            return Aligned(frame, pixels, (0.0, 0.0), 1.0, 0, self._late(frame), align.covered(self.shape, (0.0, 0.0)))
+        self._drift, e = align.follow(self._started(pixels), pixels, exclude=self._particles)
+        shift = (float(e.shift[0]), float(e.shift[1]))
+        moved, valid = align.move(pixels, shift, mode=self.steps.align.resample)
+        return Aligned(
+            frame, moved, shift, float(e.confidence), int(e.anchor), int(e.status) | self._late(frame), valid
+        )
+
+    def _started(self, pixels: Array) -> Any:
+        """The drift's state; a new one before the first frame."""
+        if self._drift is not None:
+            return self._drift
+        xp = arrays.array_namespace(pixels)
+        return align.start(self.shape, self.dtype, self.steps.align, xp=xp, **(self.steps.correction or {}))
+
+    @staticmethod
+    def _late(frame: Frame) -> int:
+        return int(Status.LATE) if frame.late else 0
+
+    def _speed(self, aligned: Aligned) -> float:
+        """Drift speed, px/s, from this frame and the one before."""
+        now = (aligned.frame.time_s, *aligned.shift)
+        before, self._before = self._before, now
+        if before is None or now[0] <= before[0]:
+            return math.nan
+        return math.hypot(now[1] - before[1], now[2] - before[2]) / (now[0] - before[0])
+
+    def _remember(self, slot: int, aligned: Aligned) -> None:
+        self._memory[slot] = aligned
+        while len(self._memory) > 1 and arrays.nbytes([a.pixels for a in self._memory.values()]) > MEMORY:
+            self._memory.popitem(last=False)
+
+    # ---- branch ------------------------------------------------------------------------------------------------
+
+    @property
+    def todo(self) -> int:
+        """Frames that wait for the branch."""
+        return self.kept - self.linked
+
+    def peek(self) -> None:
+        """Segment the newest frame before its turn, so that people see what is, not what was."""
+        slot = self.kept - 1
+        if slot in self._peeked or slot not in self._memory:
+            return
+        aligned = self._memory[slot]
+        labelled = self._segment(aligned)
+        measured = self._measure(labelled, aligned)
+        for old in [s for s, kept in self._peeked.items() if kept is not None][: -2 or None]:
+            self._peeked[old] = None
+        self._peeked[slot] = labelled
+        self._particles = labelled.labels > 0
+        self.keeper.labels(self._result(slot, aligned, labelled, measured, final=False), None)
+
+    def advance(self) -> None:
+        """Segment, measure and track the oldest frame that waits."""
+        slot = self.linked
+        aligned = self._memory.pop(slot, None) or self.keeper.read(slot)
+        ahead_of_turn = slot in self._peeked
+        labelled = self._peeked.pop(slot, None) or (
+            self.keeper.read_labels(slot) if ahead_of_turn else self._segment(aligned)
+        )
+        measured, tables = self._follow(slot, labelled, self._measure(labelled, aligned), aligned)
+        self.linked = slot + 1
+        if not self._peeked:
+            self._particles = labelled.labels > 0
+        self.keeper.labels(self._result(slot, aligned, labelled, measured), tables)
+
+    def _segment(self, aligned: Aligned) -> Labelled:
+        segmenter = self.steps.segmenter
+        assert segmenter is not None
+        with self.metrics.timed("segment"):
+            return segmenter(aligned.pixels, valid=aligned.valid, pixel_size_nm=aligned.frame.pixel_size_nm)
+
+    def _measure(self, labelled: Labelled, aligned: Aligned) -> Measured:
+        with self.metrics.timed("measure"):
+            rest = tuple(s - round(s) for s in aligned.shift)
+            columns = measure.particles(labelled.labels, aligned.pixels, valid=aligned.valid, shift_rest=rest)
+        covered = max(1, area_of(aligned.valid))
+        return Measured(columns, len(columns["label"]), float(np.sum(columns["area"])) / covered)
+
+    def _follow(self, slot: int, labelled: Labelled, measured: Measured, aligned: Aligned) -> tuple[Measured, Tables]:
+        """Tracks for one frame, and the rows that it adds to the tables."""
+        time_s, size = aligned.frame.time_s, self._pixel_size_nm
+        self._tracks, tracks, events = measure.link(
+            self._tracks, labelled.labels, measured.particles, slot, time_s, valid=aligned.valid, anchor=aligned.anchor
+        )
+        columns = {**measured.particles, "track": tracks, "frame": slot, "time_s": time_s}
+        tables = {"particles": measure.rows("particles", columns, size)}
+        if self._tracks.finished and len(self._tracks.finished["track"]):
+            tables["tracks"] = measure.rows("tracks", self._tracks.finished, size)
+        if events:
+            tables["events"] = measure.rows("events", {k: np.array([e[k] for e in events]) for k in events[0]}, size)
+        return Measured(columns, measured.count, measured.area_fraction, tuple(events)), tables
+
+    def _result(
+        self, slot: int, aligned: Aligned, labelled: Labelled | None, measured: Measured | None, final: bool = True
+    ) -> Result:
+        return Result(
+            run=self.keeper.name,
+            frame=slot,
+            aligned=aligned,
+            drift_speed=math.nan,
+            labelled=labelled,
+            measured=measured,
+            final=final,
+        )
+
+    # ---- state -------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the state of drift and tracks behind the frames that it belongs to."""
+        self._saved_at = time.monotonic()
+        values = {"kept": np.int64(self.kept), "linked": np.int64(self.linked)}
+        if self._drift is not None:
+            values |= {f"drift.{k}": v for k, v in align.dump(self._drift).items()}
+        values |= {f"tracks.{k}": v for k, v in measure.dump(self._tracks).items()}
+        self.keeper.state({k: np.asarray(v) for k, v in values.items()})
+
+    def close(self) -> None:
+        """Save, write the tracks that are still alive, and close the run. Nothing may wait for the branch."""
+        self.save()
+        last: Tables = {}
+        alive = measure.finish(self._tracks)
+        if len(alive["track"]):
+            last["tracks"] = measure.rows("tracks", alive, self._pixel_size_nm)
+        self.keeper.close(last)
+
+    def _resume(self) -> None:
+        """Go on where the run ended: load the state, follow again what came after it was saved."""
+        saved = self.keeper.saved_state()
+        if saved is None:
+            followed, self.linked = 0, 0
+        else:
+            followed, self.linked = int(saved["kept"]), int(saved["linked"])
+            part = {
+                name: {k.partition(".")[2]: v for k, v in saved.items() if k.startswith(name)}
+                for name in ("drift.", "tracks.")
+            }
+            self._tracks = measure.load(part["tracks."], self.steps.measure)
+            if part["drift."]:
+                self._drift = align.load(part["drift."], self.steps.align, arrays.namespace_of(self.steps.device))
+        if self._aligned:
+            for slot in range(max(followed, self.kept - REPLAY), self.kept):
+                self._follow_again(self.keeper.read(slot))
+        if self.steps.segmenter is None:
+            self.linked = self.kept
+        living = self._tracks.tracks["track"]
+        self.keeper.drop_rows_from(self.linked, living, self._tracks.next_track)
+
+    def _follow_again(self, stored: Aligned) -> None:
+        """Let the aligner see a stored frame as the camera saw it, as far as it was kept."""
+        whole = (float(-round(stored.shift[0])), float(-round(stored.shift[1])))
+        raw, _ = align.move(stored.pixels, whole)
+        pixels = arrays.to_device(raw, self.steps.device)
+        self._drift, _ = align.follow(self._started(pixels), pixels)
+
+
+def area_of(valid: Rect) -> int:
+    """Pixels in the covered rectangle."""
+    y0, y1, x0, x1 = valid
+    return max(0, y1 - y0) * max(0, x1 - x0)

@@ -1,0 +1,118 @@
+"""One `for` loop: every frame is aligned and kept; the branch segments the newest first and catches up when it can."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from emstream.messages import Frame
+from emstream.pipeline.lane import Lane
+from emstream.source.ahead import ReadAhead
+
+IN_ORDER = 4  # with at most this many frames waiting for the branch, the newest is not worth showing first
+
+
+@dataclass(eq=False)
+class Loop:
+    """Takes frames, gives each to the lane of its run.
+
+    open_lane   : the first frame of a series → the lane of its run, created or resumed
+    batch       : most frames taken at once
+    until_idle  : seconds without a new frame after which the loop ends by itself; None = only when the source ends
+    close_after : seconds without a new frame after which a run is closed
+    most_open   : runs kept open at once; the one that waited longest for a frame is closed first
+    busy        : whether the source knows of files that are not complete yet
+    """
+
+    ahead: ReadAhead
+    open_lane: Callable[[Frame], Lane]
+    batch: int = 16
+    until_idle: float | None = None
+    close_after: float = 600.0
+    most_open: int = 8
+    tick: Callable[[], None] = lambda: None
+    busy: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic
+    lanes: list[Lane] = field(default_factory=list)  # every open run
+    current: dict[str, Lane] = field(default_factory=dict)  # series → the run that its next frame joins
+
+    def run(self) -> None:
+        """Until the source ends or nothing new came for `until_idle` seconds; what was seen is then finished."""
+        for frames in self._batches():
+            self._keep(frames)
+            self._branch()
+            self._close_what_rests()
+            self.tick()
+        self._finish()
+
+    @property
+    def backlog(self) -> int:
+        """Frames that are kept and not segmented yet."""
+        return sum(lane.todo for lane in self.lanes)
+
+    def _batches(self) -> Iterator[list[Frame]]:
+        """Whatever is ready, up to `batch`; [] as a chance to catch up or rest."""
+        newest = self.clock()
+        while True:
+            frames = self.ahead.take(self.batch, 0.0 if self.backlog else 0.05)
+            if frames:
+                newest = self.clock()
+            elif self.ahead.ended or self._idle_since(newest):
+                return
+            yield frames
+
+    def _idle_since(self, newest: float) -> bool:
+        return self.until_idle is not None and self.clock() - newest >= self.until_idle and not self.busy()
+
+    def _keep(self, frames: list[Frame]) -> None:
+        """The trunk: each frame to its run, those of one run together."""
+        for lane, group in itertools.groupby(frames, self._lane):
+            lane.keep(list(group))
+
+    def _lane(self, frame: Frame) -> Lane:
+        """The run that the frame belongs to; another shape or dtype begins a new one."""
+        lane = self.current.get(frame.series)
+        if lane is None or not lane.fits(frame):
+            lane = self.current[frame.series] = self.open_lane(frame)
+            self.lanes.append(lane)
+        return lane
+
+    def _branch(self) -> None:
+        """The newest frame at once when many wait; then the oldest, one by one, until new frames arrive."""
+        for lane in self.lanes:
+            if lane.todo > IN_ORDER:
+                lane.peek()
+        for lane in self.lanes:
+            while lane.todo:
+                lane.advance()
+                if self.ahead.waiting:
+                    return
+
+    def _close_what_rests(self) -> None:
+        now = self.clock()
+        resting = sorted((lane for lane in self.lanes if not lane.todo), key=lambda lane: lane.last_frame_at)
+        surplus = len(self.lanes) - self.most_open
+        for i, lane in enumerate(resting):
+            replaced = self.current.get(lane.series) is not lane
+            if replaced or i < surplus or now - lane.last_frame_at > self.close_after:
+                self._close(lane)
+
+    def _close(self, lane: Lane) -> None:
+        self.lanes.remove(lane)
+        if self.current.get(lane.series) is lane:
+            del self.current[lane.series]
+        lane.close()
+
+    def _finish(self) -> None:
+        """Stop the source, keep what was read, segment what waits, close every run."""
+        self.ahead.stop()
+        while not self.ahead.ended:
+            self._keep(self.ahead.take(self.batch, 1.0))
+        while self.lanes:
+            while self.lanes[0].todo:
+                self.lanes[0].advance()
+                self.tick()
+            self._close(self.lanes[0])
+        self.tick()
