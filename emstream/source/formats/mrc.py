@@ -39,7 +39,7 @@ def recognise(head: bytes, path: Path) -> Verdict:
 
 def _sane(head: bytes, order: str) -> bool:
     nx, ny, _, mode = struct.unpack_from(order + "4i", head)
-    return 0 < nx < 1 << 20 and 0 < ny < 1 << 20 and 0 <= mode <= 101
+    return bool(0 < nx < 1 << 20 and 0 < ny < 1 << 20 and 0 <= mode <= 101)
 
 
 class MrcSource(StrideSource):
@@ -72,7 +72,7 @@ class MrcSource(StrideSource):
         nbytes = ny * row if self.packed else ny * nx * dtype.itemsize
         start = 1024 + nsymbt
         extended = file.read_at(1024, min(nsymbt, 1024)) if file.size() >= start else b""
-        pixels = _cell_size(head, order, width) or _fei_size(extended, head[104:108])
+        pixels = _cell_size(head, order, nx, width) or _fei_size(extended, head[104:108])
         info = de_info(self.path)
         return Layout(
             shape=(ny, width),
@@ -96,7 +96,7 @@ class MrcSource(StrideSource):
             return
         height, width = out.shape
         raw = np.empty((height, self.layout.pixel_bytes // height), np.uint8)
-        self.read_pixels(i, memoryview(raw).cast("B"))
+        self.read_pixels(i, raw.data.cast("B"))
         np.bitwise_and(raw, 15, out=out[:, 0::2])  # the left pixel is the low nibble
         np.right_shift(raw[:, : width // 2], 4, out=out[:, 1::2])
 
@@ -106,13 +106,13 @@ class MrcSource(StrideSource):
         return t0 + i / fps if t0 is not None and fps else None
 
 
-def _cell_size(head: bytes, order: str, width: int) -> PixelSize | None:
+def _cell_size(head: bytes, order: str, nx: int, width: int) -> PixelSize | None:
     """Cell lengths (Å) over the grid. As in mrcfile, x is the columns' and y the rows' whatever mapc and mapr say."""
     columns, rows, _ = struct.unpack_from(order + "3i", head, 28)
     x, y, _ = struct.unpack_from(order + "3f", head, 40)
     if min(columns, rows) <= 0 or not math.isfinite(x + y):
         return None
-    if 2 * columns == width:  # IMOD's 4-bit files count bytes
+    if columns == nx < width:  # IMOD's 4-bit files count bytes
         columns = width
     return pixel_size(y / rows / 10, x / columns / 10)
 

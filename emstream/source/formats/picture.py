@@ -93,7 +93,7 @@ class PngSource(PictureSource):
             n, name = struct.unpack(">I4s", file.read_at(at, 8))
             at += 12 + n
             if name == b"IEND":
-                return at <= size
+                return bool(at <= size)
         return False
 
     def decode(self, data: bytes) -> np.ndarray:

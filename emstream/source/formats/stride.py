@@ -103,7 +103,7 @@ class StrideSource(FileSource):
 
     def fill(self, i: int, out: np.ndarray) -> None:
         """Pixels of frame i; overridden where they are packed."""
-        self.read_pixels(i, memoryview(out).cast("B"))
+        self.read_pixels(i, out.data.cast("B"))
         if not self.layout.dtype.isnative:
             out.byteswap(inplace=True)
 

@@ -232,7 +232,7 @@ class TiffSource(FileSource):
         if pixels.shape != self.shape or pixels.dtype != self.dtype:
             raise UnreadableFile(f"page {i} of {self.path} is {pixels.shape} {pixels.dtype}, not {self.shape}")
         if where >= 0 and pixels.plain:
-            self.file.read_into(where, memoryview(out).cast("B"))
+            self.file.read_into(where, out.data.cast("B"))
             if self.flavour.order == ">":
                 out.byteswap(inplace=True)
             return
