@@ -57,9 +57,11 @@ class History:
         self.version += 1
         self._changed[i] = self.version
         if frame >= self._frame[i]:
-            self._frame[i] = frame
+            same, self._frame[i] = frame == self._frame[i], frame
             for name in _ALIGNED:
-                self._columns[name][i] = row.get(name, np.nan)
+                value = row.get(name, np.nan)
+                if not (same and np.isnan(value)):
+                    self._columns[name][i] = value
         if "particles" in row and frame >= self._measured[i]:
             self._measured[i] = frame
             for name in _MEASURED:

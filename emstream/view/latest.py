@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from emstream.view.history import History
 from emstream.view.shown import DaemonStatus, Shown
+
+RUNS = 3  # that keep their newest frame in memory; the store has the others
 
 
 @dataclass(eq=False)
@@ -18,7 +19,6 @@ class _Slot:
     newest: Shown | None = None
     segmented: Shown | None = None  # newest frame that has labels
     version: int = 0
-    pictured_at: float = 0.0
 
 
 class Latest:
@@ -40,12 +40,12 @@ class Latest:
     def show(self, shown: Shown) -> None:
         """A frame was aligned, or segmented and measured: shown when it is the newest, in the curves in any case."""
         with self._lock:
-            slot = self._slots.setdefault(shown.run, _Slot(History(self._history)))
+            slot = self._slot(shown.run)
             slot.history.add(shown)
             self._version += 1
             slot.version = self._version
             if slot.newest is None or shown.frame >= slot.newest.frame:
-                slot.newest, slot.pictured_at = shown, time.monotonic()
+                slot.newest = shown
                 self._current = shown.run
             if shown.count is not None and (slot.segmented is None or shown.frame >= slot.segmented.frame):
                 slot.segmented = shown
@@ -56,19 +56,20 @@ class Latest:
     def remember(self, run: str, frame: int, row: dict[str, float]) -> None:
         """One point of the curves of frames that are already stored, when a run goes on after a restart."""
         with self._lock:
-            self._slots.setdefault(run, _Slot(History(self._history))).history.put(frame, row)
+            self._slot(run).history.put(frame, row)
+
+    def _slot(self, run: str) -> _Slot:
+        slot = self._slots.setdefault(run, _Slot(History(self._history)))
+        for old in [name for name in self._slots if name not in (run, self._current)][
+            : max(0, len(self._slots) - RUNS)
+        ]:
+            del self._slots[old]  # the store has it
+        return slot
 
     def status(self, status: DaemonStatus) -> None:
         """What the daemon says of itself now."""
         with self._lock:
             self._status = status
-
-    def wants_picture(self, run: str, per_s: float = 60.0, unwatched_per_s: float = 4.0) -> bool:
-        """Whether a picture is due: at most `per_s` are seen, and `unwatched_per_s` are kept while no page is open."""
-        with self._lock:
-            slot = self._slots.get(run)
-            rate = per_s if self._listeners else unwatched_per_s
-            return slot is None or time.monotonic() - slot.pictured_at >= 0.9 / rate
 
     def newest(self, run: str | None = None) -> Shown | None:
         """The newest frame of `run`, by default of the run that got a frame last; None before the first."""
@@ -104,13 +105,6 @@ class Latest:
         with self._lock:
             slot = self._slots.get(run or self._current)
             return None if slot is None else {"run": run or self._current, **slot.history.since(version, stride)}
-
-    def forget(self, run: str) -> None:
-        """A run was closed: its slot is given back; the store has it."""
-        with self._lock:
-            self._slots.pop(run, None)
-            if self._current == run:
-                self._current = next(reversed(self._slots), "")
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call `wake` (must not block) after every `show`; returns what ends it."""

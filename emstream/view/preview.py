@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
-from emstream.messages import Aligned, Labelled, Measured, Rect
-from emstream.view.shown import NO_SIZES, Outlines, Shown
+from emstream.messages import Rect
 
 Window = tuple[float, float]  # counts that become black and white
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outlines:
+    """Closed polygons, one or more for each particle, in 1/65536 of the frame's width and height.
+
+    points   : (m, 2) uint16 (x, y)
+    starts   : (n + 1,) int32; polygon i is points[starts[i]:starts[i + 1]]
+    particle : (n,) int32 label of the particle that polygon i belongs to
+    """
+
+    points: np.ndarray
+    starts: np.ndarray
+    particle: np.ndarray
 
 
 def preview(
@@ -79,7 +93,9 @@ def outlines(labels: np.ndarray, size: int = 1024) -> Outlines:
     step = max(1, math.ceil(max(y, x) / size))
     small = np.ascontiguousarray(labels[step // 2 :: step, step // 2 :: step], dtype=np.int32)  # middles of step² px
     scale = np.array([65536.0 / x, 65536.0 / y])
-    fine = 2 if max(y, x) <= 640 else 1  # outlines of twice the pixels lie a quarter of a pixel inside the border, not a half
+    fine = (
+        2 if max(y, x) <= 640 else 1
+    )  # outlines of twice the pixels lie a quarter of a pixel inside the border, not a half
     polygons: list[np.ndarray] = []
     particle: list[int] = []
     for index, box in enumerate(ndimage.find_objects(small)):
@@ -101,47 +117,3 @@ def outlines(labels: np.ndarray, size: int = 1024) -> Outlines:
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
         np.array(particle, np.int32),
     )
-
-
-def picture(
-    run: str,
-    frame: int,
-    aligned: Aligned,
-    labelled: Labelled | None = None,
-    measured: Measured | None = None,
-    *,
-    size: int = 512,
-    window: Window | None = None,
-    drift_speed: float = math.nan,
-) -> tuple[Shown, Window]:
-    """Everything the page needs of one frame; pixels and labels must be host arrays.
-
-    drift_speed : px/s
-    window      : what the call for the frame before returned
-    """
-    image, factor, window = preview(aligned.pixels, size, valid=aligned.valid, window=window)
-    columns = measured.particles if measured is not None else {}
-    shown = Shown(
-        run=run,
-        frame=frame,
-        time_s=aligned.frame.time_s,
-        shape=(int(aligned.pixels.shape[0]), int(aligned.pixels.shape[1])),
-        preview=image,
-        factor=factor,
-        pixel_size_nm=aligned.frame.pixel_size_nm,
-        valid=aligned.valid,
-        shift=aligned.shift,
-        confidence=aligned.confidence,
-        anchor=aligned.anchor,
-        status=int(aligned.status),
-        drift_speed=drift_speed,
-        count=measured.count if measured is not None else None,
-        area_fraction=measured.area_fraction if measured is not None else math.nan,
-        labels=np.asarray(columns["label"]) if "label" in columns else None,
-        diameters=np.asarray(columns.get("diameter", NO_SIZES), np.float32),
-        outlines=outlines(labelled.labels) if labelled is not None else None,
-        agreement=labelled.agreement if labelled is not None else math.nan,
-        model=labelled.model if labelled is not None else "",
-        captured_at=aligned.frame.closed_at,
-    )
-    return shown, window

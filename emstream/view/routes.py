@@ -122,10 +122,14 @@ class Routes:
         if self.shelf is None:
             return JSONResponse({"error": "no stored runs here"}, status_code=404)
         try:
-            shown = await run_in_threadpool(self.shelf.frame, request.path_params["run"], request.path_params["index"])
+            message = await run_in_threadpool(self._stored, request.path_params["run"], request.path_params["index"])
         except EmstreamError as err:
             return JSONResponse({"error": str(err)}, status_code=404)
-        return Response(pack(shown, stored=True), media_type="application/octet-stream")
+        return Response(message, media_type="application/octet-stream")
+
+    def _stored(self, run: str, index: int) -> bytes:
+        assert self.shelf is not None
+        return pack(self.shelf.frame(run, index), size=self.feed.size)[0]
 
     async def exposition(self, request: Request) -> Response:
         return Response(await run_in_threadpool(self.metrics.exposition), headers={"content-type": CONTENT_TYPE})

@@ -85,7 +85,7 @@ def start(
     sock = _bind(wanted)
     address = Address(wanted.host, int(sock.getsockname()[1]))
     token = options.token or new_token()
-    feed = Feed(latest, options.max_clients)
+    feed = Feed(latest, options.max_clients, options.preview_px)
     app = Routes(latest, metrics, runs, ready, shelf, feed).app()
     names = tuple(name.strip() for name in options.hosts.split(",") if name.strip())
     return Server(Gate(app, address=address, token=token, hosts=names), sock, address, token).start()

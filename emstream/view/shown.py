@@ -1,4 +1,4 @@
-"""What the page shows of one frame: a small picture, outlines, numbers; and what the daemon says of itself."""
+"""What the page shows of one frame, and what the daemon says of itself."""
 
 from __future__ import annotations
 
@@ -9,38 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from emstream.messages import PixelSize, Rect, Status
+from emstream.messages import Aligned, Labelled, Measured, PixelSize, Rect, Status
 
 NO_SIZES = np.empty(0, np.float32)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Outlines:
-    """Closed polygons, one or more for each particle, in 1/65536 of the frame's width and height.
-
-    points   : (m, 2) uint16 (x, y)
-    starts   : (n + 1,) int32; polygon i is points[starts[i]:starts[i + 1]]
-    particle : (n,) int32 label of the particle that polygon i belongs to
-    """
-
-    points: np.ndarray
-    starts: np.ndarray
-    particle: np.ndarray
-
-
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Shown:
-    """One frame as the page shows it.
+    """One frame as the page shows it. Cheap to make: the arrays are only referred to, and must not change later.
 
-    A frame that is not segmented (yet) has `count` None, no outlines and no diameters.
+    A frame that is not segmented (yet) has `count` None, no labels and no diameters.
     """
 
     run: str
     frame: int  # in the run, from 0
     time_s: float  # absolute, seconds since 1970, as the camera says
-    shape: tuple[int, int]  # (y, x) px of the full frame
-    preview: np.ndarray  # (h, w) uint8, stretched
-    factor: float = 1.0  # px of the frame for one px of the preview
+    pixels: np.ndarray  # (y, x) aligned frame, any real dtype, in main memory
+    label_image: np.ndarray | None = None  # (y, x) integers, 0 = background
     pixel_size_nm: PixelSize | None = None
     valid: Rect | None = None  # what the frame covers; None = all of it
     shift: tuple[float, float] = (0.0, 0.0)  # (dy, dx) px onto the anchor
@@ -50,12 +35,50 @@ class Shown:
     drift_speed: float = math.nan  # px/s
     count: int | None = None
     area_fraction: float = math.nan  # 0..1
-    labels: np.ndarray | None = None  # (n,) int: which particle each diameter belongs to
+    labels: np.ndarray | None = None  # (n,) int: which label each diameter belongs to
     diameters: np.ndarray = field(default_factory=lambda: NO_SIZES)  # (n,) px, equivalent
-    outlines: Outlines | None = None
     agreement: float = math.nan  # 0..1, how far two ways of segmenting agree
     model: str = ""
     captured_at: float = 0.0  # wall clock at which the camera's file got the frame
+
+    @classmethod
+    def of(
+        cls,
+        run: str,
+        frame: int,
+        aligned: Aligned,
+        labelled: Labelled | None = None,
+        measured: Measured | None = None,
+        drift_speed: float = math.nan,
+    ) -> Shown:
+        """A frame of the loop; its arrays must be in main memory. drift_speed : px/s, NaN when not known."""
+        columns = measured.particles if measured is not None else {}
+        return cls(
+            run=run,
+            frame=frame,
+            time_s=aligned.frame.time_s,
+            pixels=aligned.pixels,
+            label_image=labelled.labels if labelled is not None else None,
+            pixel_size_nm=aligned.frame.pixel_size_nm,
+            valid=aligned.valid,
+            shift=aligned.shift,
+            confidence=aligned.confidence,
+            anchor=aligned.anchor,
+            status=int(aligned.status),
+            drift_speed=drift_speed,
+            count=measured.count if measured is not None else None,
+            area_fraction=measured.area_fraction if measured is not None else math.nan,
+            labels=np.asarray(columns["label"]) if "label" in columns else None,
+            diameters=np.asarray(columns.get("diameter", NO_SIZES), np.float32),
+            agreement=labelled.agreement if labelled is not None else math.nan,
+            model=labelled.model if labelled is not None else "",
+            captured_at=aligned.frame.closed_at,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(y, x) px."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
 
     @property
     def nm_per_px(self) -> float | None:

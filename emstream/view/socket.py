@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import json
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+from anyio import to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from emstream.view.latest import Latest
+from emstream.view.preview import Window
 from emstream.view.wire import pack
 
 TRY_AGAIN_LATER = 1013
@@ -47,9 +50,11 @@ class _Client:
 class Feed:
     """Serves `/ws`. The writer only sets a flag; a slow page misses frames, it never delays one."""
 
-    def __init__(self, latest: Latest, max_clients: int) -> None:
-        self.latest, self.max_clients, self.clients = latest, max_clients, 0
+    def __init__(self, latest: Latest, max_clients: int, size: int = 512) -> None:
+        self.latest, self.max_clients, self.size, self.clients = latest, max_clients, size, 0
         self._packed: tuple[str, int, bytes] = ("", 0, b"")  # run, version, message: packed once for all pages
+        self._window: tuple[str, Window | None] = ("", None)  # run, its stretch
+        self._packing = asyncio.Lock()
 
     async def serve(self, ws: WebSocket) -> None:
         """One page, from its opening to its end."""
@@ -89,20 +94,25 @@ class Feed:
                 status_at = clock()
                 daemon = asdict(self.latest.daemon())
                 await ws.send_text(json.dumps({"kind": "status", "run": self.latest.current, **daemon}))
-            if client.credit and (message := self._newer(client)) is not None:
+            if client.credit and (message := await self._newer(client)) is not None:
                 client.credit = 0
                 await ws.send_bytes(message)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(client.wake.wait(), max(0.01, status_at + STATUS_EVERY_S - clock()))
             client.wake.clear()
 
-    def _newer(self, client: _Client) -> bytes | None:
-        """The newest frame, packed; None when the page has it already."""
+    async def _newer(self, client: _Client) -> bytes | None:
+        """The newest frame, packed in a worker thread; None when the page has it already."""
         seen = self.latest.look(client.run)
         if seen is None or seen[0] == client.sent:
             return None
-        version, shown, labelled = seen
-        client.sent = version
-        if self._packed[:2] != (shown.run, version):
-            self._packed = (shown.run, version, pack(shown, labelled))
-        return self._packed[2]
+        async with self._packing:
+            version, shown, labelled = self.latest.look(client.run) or seen
+            if self._packed[:2] != (shown.run, version):
+                window = self._window[1] if self._window[0] == shown.run else None
+                message, window = await to_thread.run_sync(
+                    partial(pack, shown, labelled, size=self.size, window=window)
+                )
+                self._packed, self._window = (shown.run, version, message), (shown.run, window)
+            client.sent = version
+            return self._packed[2]

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from emstream.view.shown import Outlines, Shown
+from emstream.view.preview import Outlines, Window, outlines, preview
+from emstream.view.shown import Shown
 
 MAGIC = b"EMS1"
 
 
-def pack(shown: Shown, labelled: Shown | None = None, **more: Any) -> bytes:
+def pack(
+    shown: Shown, labelled: Shown | None = None, *, size: int = 512, window: Window | None = None, **more: Any
+) -> tuple[bytes, Window]:
     """The message that the page draws.
 
     MAGIC, length of the header (uint32, little endian), the header (JSON, padded with spaces so that the binary
@@ -21,21 +24,25 @@ def pack(shown: Shown, labelled: Shown | None = None, **more: Any) -> bytes:
 
     labelled : the newest frame with labels, when `shown` has none yet: its outlines and sizes are sent, and
                `outlines_frame` says whose they are (positions are on the anchor, so they still fit)
+    size     : px of the picture's longer side
+    window   : the stretch of the frame before, as `preview` wants it
     more     : goes into the header
+    returns  : the message, and the window for the next frame
     """
     source = shown if shown.count is not None or labelled is None else labelled
-    lines = source.outlines if source.anchor == shown.anchor else None
+    lines = None
+    if source.label_image is not None and source.anchor == shown.anchor:
+        lines = outlines(source.label_image)
+    picture, factor, window = preview(shown.pixels, size, valid=shown.valid, window=window)
     header = {**shown.numbers(), **more, "outlines_frame": source.frame if lines is not None else None}
     if source is not shown:
         borrowed = source.numbers()
         header |= {k: borrowed[k] for k in ("particles", "area_fraction", "agreement", "model", "sizes")}
-    h, w = shown.preview.shape
-    header |= {"w": w, "h": h, "factor": shown.factor, **_counts(lines)}
+    h, w = picture.shape
+    header |= {"w": w, "h": h, "factor": factor, **_counts(lines)}
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)
-    return b"".join(
-        (MAGIC, struct.pack("<I", len(text)), text, *_arrays(lines), np.ascontiguousarray(shown.preview).tobytes())
-    )
+    return b"".join((MAGIC, struct.pack("<I", len(text)), text, *_arrays(lines), picture.tobytes())), window
 
 
 def unpack(message: bytes) -> tuple[dict[str, Any], np.ndarray, Outlines | None]:
