@@ -7,7 +7,7 @@ independent, so noise and granular film become no particles.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,16 +17,20 @@ from emstream.errors import BadImage
 from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import SegmentOptions
 from emstream.segment.instances import components, cover, drop_small, fill_holes, renumber, smallest_area
+from emstream.segment.scale import enlarge, reduce, scaled, working_shape
 
-BINS = 256
+BINS = 64  # of the levels that are tried
 STEEP = 2.0  # slope along a contour relative to the median slope off it; noise gives 1.3 to 1.7, as pixels sample it
-FOLLOW = 0.05  # share of the new frame's estimate once the state has settled
+LONG_SIDE = 1024  # px; larger frames are reduced to it, and the blurred frame is enlarged before the threshold
+EVERY = 4  # once settled, scale and threshold are estimated anew each so many frames
+FOLLOW = 0.1  # share of the new frame's estimate once the state has settled
 
 
 @dataclass(frozen=True, slots=True)
 class ClassicalState:
     """What is known from the frames so far; `frames` = 0 knows nothing."""
 
+    seen: int = 0  # frames
     frames: int = 0  # frames with particles that were used
     sigma: float = 1.0  # blur, px
     level: float = 0.5  # threshold, 0 = 1st, 1 = 99th percentile of the blurred frame
@@ -65,29 +69,39 @@ def segment(
 
     raises : BadImage
     """
-    image = stretched(pixels, valid)
+    if pixels.ndim != 2 or min(pixels.shape) < 8:
+        raise BadImage(f"a frame is (y, x) with at least 8 px a side, not {pixels.shape}")
+    shape = (int(pixels.shape[0]), int(pixels.shape[1]))
+    small = working_shape(shape, LONG_SIDE)
+    inner, ratio = scaled(valid, shape, small), small[0] * small[1] / (shape[0] * shape[1])
+    image = stretched(reduce(pixels, small), inner)
     smallest = smallest_area(options, pixel_size_nm)
-    found = estimate(image, options, smallest, valid)
-    if found is not None:
-        state = follow(state, found, options.settle_frames)
+    if state.seen < options.settle_frames or state.frames == 0 or state.seen % EVERY == 0:
+        found = estimate(image, options, smallest * ratio, inner)
+        if found is not None:
+            state = follow(state, found, options.settle_frames)
+    state = replace(state, seen=state.seen + 1)
     if state.frames == 0:
-        return np.zeros(image.shape, np.int32), state
+        return np.zeros(shape, np.int32), state
     dark = state.dark > 0.5 if options.polarity == "auto" else options.polarity == "dark"
     blurred = blur(image, state.sigma)
-    mask = above(blurred, percent(blurred, state.level, valid), dark, valid)
-    labels = components(fill_holes(mask, _hole(state.sigma)))
-    labels = believable(labels, slope(blurred), valid)
-    return drop_small(labels, smallest), state
+    level, steep = percent(blurred, state.level, inner), slope(blurred)
+    if steepness(crop(blurred, inner), crop(steep, inner), level) < STEEP:
+        return np.zeros(shape, np.int32), state  # a blank frame, or one that shows nothing any more
+    mask = above(enlarge(blurred, shape), level, dark, valid)
+    labels = components(fill_holes(mask, _hole(state.sigma) / ratio))
+    return drop_small(believable(labels, enlarge(steep, shape), valid), smallest), state
 
 
 def follow(state: ClassicalState, found: ClassicalState, settle: int) -> ClassicalState:
     """Running mean over the first `settle` frames, then an exponential one: nothing jumps from frame to frame."""
     share = max(FOLLOW, 1 / (state.frames + 1)) if state.frames < max(settle, 1) else FOLLOW
-    return ClassicalState(
-        state.frames + 1,
-        state.sigma + share * (found.sigma - state.sigma),
-        state.level + share * (found.level - state.level),
-        state.dark + share * (found.dark - state.dark),
+    return replace(
+        state,
+        frames=state.frames + 1,
+        sigma=state.sigma + share * (found.sigma - state.sigma),
+        level=state.level + share * (found.level - state.level),
+        dark=state.dark + share * (found.dark - state.dark),
     )
 
 
@@ -105,11 +119,10 @@ def estimate(image: np.ndarray, options: SegmentOptions, smallest: float, valid:
             break
         inside = crop(blurred, valid)
         dark = polarity(inside, level) if options.polarity == "auto" else options.polarity == "dark"
-        low, high = np.percentile(inside, (1, 99))
-        found = ClassicalState(1, sigma, float((level - low) / max(high - low, 1e-9)), float(dark))
-        area = np.bincount(components(fill_holes(above(inside, level, dark, None), _hole(sigma))).ravel())[1:].astype(
-            float
-        )
+        low, high = np.percentile(thinned(inside), (1, 99))
+        found = ClassicalState(sigma=sigma, level=float((level - low) / max(high - low, 1e-9)), dark=float(dark))
+        labels = components(fill_holes(above(inside, level, dark, None), _hole(sigma)))
+        area = np.bincount(labels.ravel())[1:].astype(float)
         area = area[area >= smallest]
         if len(area) == 0:
             break
@@ -127,18 +140,18 @@ def level_of(blurred: np.ndarray, valid: Rect | None) -> float | None:
     return level if steepness(inside, steep, level) >= 1.5 * STEEP else None
 
 
-def stretched(pixels: np.ndarray, valid: Rect | None) -> np.ndarray:
-    """(y, x) float32, percentiles .5 and 99.5 at 0 and 1, clipped. raises : BadImage"""
-    if pixels.ndim != 2 or min(pixels.shape) < 8:
-        raise BadImage(f"a frame is (y, x) with at least 8 px a side, not {pixels.shape}")
-    image = pixels.astype(np.float32)
-    if not np.isfinite(image).all():
-        finite = image[np.isfinite(image)]
-        image = np.where(np.isfinite(image), image, np.median(finite) if finite.size else np.float32(0))
-    low, high = (np.float32(p) for p in np.percentile(crop(image, valid)[::2, ::2], (0.5, 99.5)))
+def stretched(image: np.ndarray, valid: Rect | None) -> np.ndarray:
+    """(y, x) float32, its percentiles .5 and 99.5 at 0 and 1, clipped; all 0 when there is nothing to see."""
+    low, high = (np.float32(p) for p in np.percentile(thinned(crop(image, valid)), (0.5, 99.5)))
     if high <= low:
         return np.zeros_like(image)
     return np.clip((image - low) / (high - low), 0, 1)
+
+
+def thinned(image: np.ndarray) -> np.ndarray:
+    """Every n-th pixel, some 30,000 of them: enough for a percentile."""
+    step = max(1, int(np.sqrt(image.size / 30_000)))
+    return image[::step, ::step]
 
 
 def crop(image: np.ndarray, valid: Rect | None) -> np.ndarray:
@@ -161,29 +174,26 @@ def slope(image: np.ndarray) -> np.ndarray:
 
 def otsu(image: np.ndarray) -> float:
     """Otsu's threshold (IEEE Trans. SMC 9, 62, 1979) of an image in 0..1."""
-    count = np.bincount(np.minimum(image * BINS, BINS - 1).astype(np.uint8).ravel(), minlength=BINS).astype(float)
-    weight = np.cumsum(count)
-    moment = np.cumsum(count * np.arange(BINS))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (moment[-1] * weight / weight[-1] - moment) ** 2 / (weight * (weight[-1] - weight))
-    return float(np.argmax(np.nan_to_num(between, posinf=0)) + 1) / BINS
+    eight_bit = cv2.convertScaleAbs(image, alpha=255.0)
+    return (float(cv2.threshold(eight_bit, 0, 255, cv2.THRESH_OTSU)[0]) + 0.5) / 255
 
 
 def steepness(image: np.ndarray, steep: np.ndarray, level: float) -> float:
     """Median slope along the contour at `level`, relative to the median slope off it."""
     edge = on_contour(image >= level)
-    if edge.sum() < 16 or edge.all():
+    at, off = steep[edge], thinned(steep)[~thinned(edge)]
+    if len(at) < 16 or len(off) < 16:
         return 0.0
-    return float(np.median(steep[edge]) / max(float(np.median(steep[~edge])), 1e-9))
+    return float(np.median(at) / max(float(np.median(off)), 1e-9))
 
 
 def steepest(image: np.ndarray, steep: np.ndarray) -> float:
     """The level at which the image is steepest on average; levels of few pixels do not count."""
-    bins = np.minimum(image * (BINS // 4), BINS // 4 - 1).astype(np.uint8).ravel()
-    count = np.bincount(bins, minlength=BINS // 4)
-    mean = np.bincount(bins, steep.ravel(), minlength=BINS // 4) / np.maximum(count, 1)
+    bins = np.minimum(image * (BINS), BINS - 1).astype(np.uint8).ravel()
+    count = np.bincount(bins, minlength=BINS)
+    mean = np.bincount(bins, steep.ravel(), minlength=BINS) / np.maximum(count, 1)
     mean[count < max(32, image.size * 2e-4)] = 0
-    return (float(np.argmax(mean)) + 0.5) / (BINS // 4)
+    return (float(np.argmax(mean)) + 0.5) / (BINS)
 
 
 def on_contour(mask: np.ndarray) -> np.ndarray:
@@ -205,18 +215,18 @@ def above(image: np.ndarray, level: float, dark: bool, valid: Rect | None) -> np
 
 def percent(image: np.ndarray, level: float, valid: Rect | None) -> float:
     """The level that lies at `level` between the 1st and the 99th percentile."""
-    low, high = np.percentile(crop(image, valid), (1, 99))
+    low, high = np.percentile(thinned(crop(image, valid)), (1, 99))
     return float(low + level * (high - low))
 
 
 def believable(labels: np.ndarray, steep: np.ndarray, valid: Rect | None) -> np.ndarray:
     """Labels without those whose outline is no steeper than the frame elsewhere."""
     edge = cv2.erode((labels > 0).view(np.uint8), np.ones((3, 3), np.uint8)).view(bool) ^ (labels > 0)
-    usual = float(np.median(crop(steep, valid)[crop(labels == 0, valid)])) if (labels == 0).any() else 0.0
+    usual = float(np.median(thinned(crop(steep, valid))))
     at = labels[edge]
     length = np.bincount(at, minlength=int(labels.max()) + 1)
     mean = np.bincount(at, steep[edge], minlength=len(length)) / np.maximum(length, 1)
-    return renumber(labels, mean >= STEEP * usual)
+    return renumber(labels, mean >= 0.8 * STEEP * usual)
 
 
 def _hole(sigma: float) -> float:

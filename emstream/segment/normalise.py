@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,25 +28,13 @@ def normalise(image: Tensor, valid: Rect | None = None) -> Tensor:
     return out
 
 
-def reduce(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A host image (y, x) of any dtype as float32 of `shape`, by area average."""
-    if image.dtype not in (np.uint8, np.uint16, np.int16, np.float32):
-        image = image.astype(np.float32)
-    if shape != image.shape:
-        image = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA)
-    return image.astype(np.float32, copy=False)
-
-
 def reduce_on_device(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The same for a tensor on a device."""
+    """`scale.reduce` for a tensor on a device."""
     image = image.float()
+    if not bool(torch.isfinite(image.sum())):
+        middle = image[torch.isfinite(image)].median() if bool(torch.isfinite(image).any()) else image.new_zeros(())
+        image = torch.where(torch.isfinite(image), image, middle)
     return image if shape == tuple(image.shape) else F.interpolate(image[None, None], shape, mode="area")[0, 0]
-
-
-def working_shape(shape: tuple[int, int], long_side: int) -> tuple[int, int]:
-    """The frame's shape, reduced so that its longer side is at most `long_side` px; 0 = not reduced."""
-    ratio = long_side / max(shape) if long_side else 1.0
-    return shape if ratio >= 1 else (max(8, round(shape[0] * ratio)), max(8, round(shape[1] * ratio)))
 
 
 def pad(image: Tensor, stride: int) -> Tensor:

@@ -17,7 +17,8 @@ from emstream.segment.classical import ClassicalState
 from emstream.segment.classical import segment as segment_classically
 from emstream.segment.instances import components, cover, drop_small, grow, smallest_area
 from emstream.segment.model import read_model
-from emstream.segment.normalise import normalise, pad, reduce, reduce_on_device, working_shape
+from emstream.segment.normalise import normalise, pad, reduce_on_device
+from emstream.segment.scale import enlarge, reduce, scaled, working_shape
 from emstream.segment.unet import UNet
 
 CORE = 0.5  # depth above which a pixel belongs to a particle's core
@@ -64,10 +65,8 @@ class Network:
         """(y, x) float32 on the network's device, at its working size, all finite."""
         shape = working_shape(tuple(pixels.shape), self.options.long_side_px)
         if self.device.type == "cpu":
-            image = torch.from_numpy(reduce(to_host(pixels), shape))
-        else:
-            image = reduce_on_device(as_torch(pixels).to(self.device), shape)
-        return image.nan_to_num(nan=float(image.nanmedian()), posinf=0.0, neginf=0.0) if bad(image) else image
+            return torch.from_numpy(reduce(to_host(pixels), shape))
+        return reduce_on_device(as_torch(pixels).to(self.device), shape)
 
     def _judge(self, image: Tensor, foreground: np.ndarray, valid: Rect | None) -> None:
         """Every now and then: how far the classical method agrees, at a small size."""
@@ -84,11 +83,6 @@ class Network:
 def size(image: Tensor) -> tuple[int, int]:
     """(y, x) of an image."""
     return int(image.shape[0]), int(image.shape[1])
-
-
-def bad(image: Tensor) -> bool:
-    """True when a value is not finite."""
-    return not bool(torch.isfinite(image.sum()))
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
@@ -118,21 +112,6 @@ def instances(
     mask = cover(foreground > options.threshold, valid)
     labels = grow(mask, depth > CORE) if options.split else components(mask)
     return drop_small(labels, smallest_area(options, pixel_size_nm))
-
-
-def enlarge(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A map at the frame's size, bilinear."""
-    return image if image.shape == shape else cv2.resize(image, shape[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def scaled(valid: Rect | None, shape: tuple[int, int], small: tuple[int, int]) -> Rect | None:
-    """The rectangle in the pixels of a reduced image; None where nothing worth speaking of is covered."""
-    if valid is None or valid == (0, shape[0], 0, shape[1]):
-        return None
-    ratio = [s / n for s, n in zip(small, shape, strict=True)]
-    y0, x0 = int(np.ceil(valid[0] * ratio[0])), int(np.ceil(valid[2] * ratio[1]))
-    y1, x1 = int(valid[1] * ratio[0]), int(valid[3] * ratio[1])
-    return (y0, y1, x0, x1) if y1 - y0 >= 8 and x1 - x0 >= 8 else None
 
 
 def soft_iou(probability: np.ndarray, mask: np.ndarray) -> float:
