@@ -1,0 +1,271 @@
+"""A drifting series followed frame by frame: state and frame in, state and shift out; nothing else is remembered."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from emstream.align import AlignOptions, Estimate, peak
+from emstream.align import weight as w
+from emstream.align.clean import Cleaner, clean, is_blank, start_cleaner
+from emstream.align.confidence import confidence
+from emstream.align.exclude import frame_mask
+from emstream.align.grid import Grid, make_grid, ramp
+from emstream.align.reference import Canvas, admit, blank_canvas, roomy
+from emstream.align.track import BEYOND, Track, expected, leap, predict, start_track, surprise, take
+from emstream.align.view import Scale, View, half_spectra, look, make_scale
+from emstream.arrays import array_namespace, fft_namespace
+from emstream.errors import BadImage
+from emstream.messages import Array, Status
+
+NEAR = 12  # cells: as far as a shift is looked for around its prediction
+FAR = 3 / 8  # of the grid: as far as it is looked for when it is not found near
+LEAP = 20.0  # nats by which a far peak must beat the near one: the odds against a jump
+PRIOR_CELLS = 0.1  # cells² added to the prior, for the discreteness of the search
+OPEN_SPEED = 0.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DriftState:
+    """All that is known of a series so far; a value that `follow` replaces."""
+
+    options: AlignOptions
+    grid: Grid
+    dtype: np.dtype
+    cleaner: Cleaner
+    canvas: Canvas
+    track: Track
+    scale: Scale | None = None
+    anchor: int = 0
+    missed: int = 0  # frames in a row that were not believed
+    level: float = 0.0  # running height of z
+    frame: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A measured shift, px."""
+
+    shift: np.ndarray  # (2,)
+    noise: np.ndarray  # (2, 2) px²
+    z: float
+    limit: float  # z that chance alone reaches
+    far: bool
+    view: View
+
+
+def start(
+    shape: tuple[int, int],
+    dtype: Any,
+    options: AlignOptions | None = None,
+    *,
+    dark: Array | None = None,
+    gain: Array | None = None,
+    defects: Array | None = None,
+    xp: Any = np,
+) -> DriftState:
+    """The state before the first frame.
+
+    shape, dtype : of every frame, (y, x), at least 32 px a side
+    dark, gain   : (y, x) references: (counts - dark) * gain is what is aligned
+    defects      : (y, x) bool, pixels known to be bad
+    xp           : numpy, or cupy to keep the state on the device
+    raises       : BadImage
+    """
+    options = options or AlignOptions()
+    if len(shape) != 2 or min(shape) < 32:
+        raise BadImage(f"frames of shape {tuple(shape)} cannot be aligned", "(y, x) of at least 32 px a side")
+    longest = options.grid or (256 if xp is np and max(shape) < 4096 else 512)
+    grid = make_grid((int(shape[0]), int(shape[1])), longest, xp)
+    return DriftState(
+        options=options,
+        grid=grid,
+        dtype=np.dtype(dtype),
+        cleaner=start_cleaner(grid, dark, gain, defects),
+        canvas=blank_canvas(grid),
+        track=start_track(options.jitter_px),
+    )
+
+
+def follow(
+    state: DriftState, pixels: Array, *, exclude: Array | None = None, dt: float = 1.0
+) -> tuple[DriftState, Estimate]:
+    """Where the next frame lies.
+
+    pixels  : (y, x) any real dtype; numpy or cupy as the state is; not changed
+    exclude : (y, x) bool in ALIGNED coordinates: the particles of the frame before; they do not vote
+    dt      : frames' time since the frame before (1 = the usual interval)
+    returns : the next state (the old one stays valid) and the estimate
+    raises  : BadImage for a frame of another shape or without a finite pixel
+    """
+    grid, o = state.grid, state.options
+    if tuple(pixels.shape) != grid.frame:
+        raise BadImage(f"the frame is {tuple(pixels.shape)}, the series is {grid.frame}", "one series has one shape")
+    if array_namespace(pixels) is not grid.xp:
+        raise BadImage(f"the frame is a {type(pixels).__module__} array, the state lives on {grid.xp.__name__}")
+    cleaner, x, dose = clean(state.cleaner, pixels, grid, find=o.defects)
+    cleaner, blank = is_blank(cleaner, dose, o.dose_low, o.dose_high)
+    state = replace(state, cleaner=cleaner, frame=state.frame + 1)
+    if state.canvas.count == 0:
+        return _first(state, _contrast(x, dose, grid.xp), dose, Status(0))
+    state = replace(state, track=predict(state.track, o.drift_noise_px, dt))
+    if blank or float(x.max()) == float(x.min()):
+        return _predicted(state, Status.BLANK, dose)
+    return _measured(state, _contrast(x, dose, grid.xp), dose, exclude)
+
+
+def _contrast(x: Array, dose: float, xp: Any) -> Array:
+    """Counts relative to their mean, so that the beam's brightness does not matter."""
+    scale = dose if dose > 0 else 0.0
+    if scale < 0.02 * float(abs(x).max()):
+        scale = float(x.std())
+    return (x - xp.float32(dose)) * xp.float32(1 / scale if scale > 0 else 1)
+
+
+def _first(state: DriftState, x: Array, dose: float, status: Status) -> tuple[DriftState, Estimate]:
+    """A frame that nothing came before: it is the anchor."""
+    grid = state.grid
+    windowed = x * grid.window
+    spectrum = w.from_one(abs(w.transform(windowed, grid)) ** 2, grid.area, grid)
+    state = replace(
+        state,
+        canvas=admit(blank_canvas(grid), (0, 0), windowed, grid.window, grid, state.options.memory),
+        track=start_track(state.options.jitter_px),
+        scale=make_scale(spectrum, 1.0, grid),
+        missed=0,
+        level=0.0,
+    )
+    return state, _estimate(state, np.zeros(2), 1.0, status, 0.0, 0.0, np.zeros(2), dose)
+
+
+def _predicted(state: DriftState, why: Status, dose: float, found: Found | None = None) -> tuple[DriftState, Estimate]:
+    """A frame that is not believed: the prediction stands, the reference stays as it is."""
+    mean, cov = expected(state.track)
+    sigma = math.sqrt(float(np.trace(cov)) / 2)
+    sure = 0.5 * confidence(sigma, 0.0, 1.0)
+    z, measured = (found.z, found.shift) if found else (0.0, mean)
+    return state, _estimate(state, mean, sure, why | Status.REJECTED, sigma, z, measured, dose)
+
+
+def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -> tuple[DriftState, Estimate]:
+    grid, o = state.grid, state.options
+    mask = None if exclude is None else frame_mask(exclude, expected(state.track)[0], o.dilate_px, grid)
+    window = grid.window if mask is None else grid.window * mask
+    centred = (x - (x * window).sum() / grid.xp.maximum(window.sum(), 1e-6)) * window
+    moving = w.transform(centred, grid)
+    state, found = _find(state, moving, window)
+    far_off = surprise(state.track, found.shift, found.noise)
+    if found.z < 0.8 * found.limit or (far_off >= BEYOND and found.z < 1.6 * found.limit):
+        return _missed(state, x, dose, found)
+    status = Status(0)
+    if far_off >= BEYOND:
+        status = Status.JUMP
+        best, cov = found.shift, found.noise
+        track = leap(state.track, found.shift, found.noise)
+    else:
+        track, best, cov = take(state.track, found.shift, found.noise)
+    sigma = math.sqrt(float(np.trace(cov)) / 2)
+    state = replace(
+        state,
+        track=track,
+        canvas=_admit(state, moving, window, best),
+        missed=0,
+        level=found.z if state.level == 0 else 0.9 * state.level + 0.1 * found.z,
+    )
+    state = _refreshed(state, best, window)
+    sure = confidence(sigma, found.z, found.limit)
+    return state, _estimate(state, best, sure, status, sigma, found.z, found.shift, dose)
+
+
+def _missed(state: DriftState, x: Array, dose: float, found: Found) -> tuple[DriftState, Estimate]:
+    """Not believed; after `give_up` such frames in a row, a new anchor begins here."""
+    state = replace(state, missed=state.missed + 1)
+    seen = state.scale is not None and state.level > 1.5 * found.limit
+    if seen and state.missed >= state.options.give_up:
+        return _first(replace(state, anchor=state.anchor + 1), x, dose, Status.LOST_LOCK)
+    return _predicted(state, Status(0), dose, found)
+
+
+def _find(state: DriftState, moving: Array, window: Array) -> tuple[DriftState, Found]:
+    """Look near the prediction; where that shows too little, everywhere."""
+    grid, b = state.grid, state.grid.bin
+    mean, cov = expected(state.track)
+    at = (math.floor(mean[0] / b + 0.5), math.floor(mean[1] / b + 0.5))
+    canvas = roomy(state.canvas, at, grid)
+    state = replace(state, canvas=canvas)
+    assert state.scale is not None
+    seen = look(canvas, at, moving, window, state.scale, grid)
+    if not 0.8 < seen.frames / state.scale.frames < 1.25:
+        state = replace(state, scale=make_scale(state.scale.spectrum, seen.frames, grid))
+        seen = look(canvas, at, moving, window, state.scale, grid)  # type: ignore[arg-type]
+    in_cells = cov / b**2
+    reach = math.ceil(4 * math.sqrt(float(np.linalg.eigvalsh(in_cells)[1])) + 1)
+    radius = min(max(2, reach), NEAR, min(grid.shape) // 2 - 1)
+    prior = (np.array(at) - mean / b, np.linalg.inv(in_cells + PRIOR_CELLS * np.eye(2)))
+    lag, height = peak.near(seen.cross, radius, grid, prior)
+    z, limit = height / max(seen.noise, 1e-30), math.sqrt(2 * math.log((2 * radius + 1) ** 2)) + 1
+    far = False
+    if z < limit or z < 0.5 * state.level:
+        reach2 = (int(grid.shape[0] * FAR), int(grid.shape[1] * FAR))
+        lag2, height2 = peak.wide(seen.cross, reach2, grid)
+        limit2 = math.sqrt(2 * math.log(4 * reach2[0] * reach2[1])) + 1
+        if height2 / max(seen.noise, 1e-30) > limit2 and height2 > max(height, 0) + LEAP:
+            at = (at[0] - int(lag2[0]), at[1] - int(lag2[1]))
+            canvas = roomy(canvas, at, grid)
+            state = replace(state, canvas=canvas)
+            seen = look(canvas, at, moving, window, state.scale, grid)  # type: ignore[arg-type]
+            lag, height = peak.near(seen.cross, 2, grid, (np.zeros(2), 1e-6 * np.eye(2)))
+            z, limit, far = height / max(seen.noise, 1e-30), limit2, True
+    fine, _, height = peak.refine(seen.cross, lag, grid)
+    shift = (np.array(at) - np.array(fine)) * b
+    noise = seen.share * np.linalg.inv(state.scale.info + 1e-9 * np.eye(2)) * b**2  # type: ignore[union-attr]
+    return state, Found(shift, noise, max(height, 0.0) / max(seen.noise, 1e-30), limit, far, seen)
+
+
+def _admit(state: DriftState, moving: Array, window: Array, shift: np.ndarray) -> Canvas:
+    """The frame, moved by the rest of its shift in Fourier space, joins the reference."""
+    grid = state.grid
+    cells = shift / grid.bin
+    at = (math.floor(cells[0] + 0.5), math.floor(cells[1] + 0.5))
+    ry, rx = float(cells[0] - at[0]), float(cells[1] - at[1])
+    xp = grid.xp
+    moved = moving * ramp(grid.fy, -ry, xp)[:, None] * ramp(grid.fx, -rx, xp)
+    image = fft_namespace(xp).irfft2(moved, s=grid.shape)
+    return admit(state.canvas, at, image, window, grid, state.options.memory)
+
+
+def _refreshed(state: DriftState, shift: np.ndarray, window: Array) -> DriftState:
+    """The spectrum measured again at 2-6, 8, 10 … 16 frames, then every 8."""
+    n, grid = state.canvas.count, state.grid
+    if not (n <= 6 or (n <= 16 and n % 2 == 0) or n % 8 == 0) or state.scale is None:
+        return state
+    at = (math.floor(shift[0] / grid.bin + 0.5), math.floor(shift[1] / grid.bin + 0.5))
+    a, b, frames, area = half_spectra(state.canvas, at, window, grid)
+    spectrum = w.from_halves(a, b, frames, area, grid, state.scale.spectrum)
+    return replace(state, scale=make_scale(spectrum, sum(frames), grid))
+
+
+def _estimate(
+    state: DriftState,
+    shift: np.ndarray,
+    sure: float,
+    status: Status,
+    sigma: float,
+    z: float,
+    measured: np.ndarray,
+    dose: float,
+) -> Estimate:
+    return Estimate(
+        shift=(float(shift[0]), float(shift[1])),
+        confidence=float(sure),
+        anchor=state.anchor,
+        status=int(status | Status.ALIGNED),
+        sigma_px=float(sigma),
+        z=float(z),
+        measured=(float(measured[0]), float(measured[1])),
+        dose=float(dose),
+        defects=0 if state.cleaner.defects is None else int(state.cleaner.defects.pixels.size),
+    )
