@@ -1,8 +1,10 @@
-"""A label image becomes a table of particles: moments by bincount, one pass over the labelled pixels."""
+"""A label image becomes a table of particles: moments by bincount over the runs of its rows."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +12,8 @@ from emstream.arrays import array_namespace, to_host
 from emstream.errors import BadImage
 from emstream.messages import Array, Rect
 
-_AROUND = ((0, 1), (1, 0), (1, 1), (1, -1), (0, -1), (-1, 0), (-1, -1), (-1, 1))
 _RING = 3  # px beyond a particle's edge at which its surroundings are sampled
+_FRAME = _RING + 1  # px put around the image
 _OUTSIDE = -1  # label of the pixels that no frame covers
 
 
@@ -38,81 +40,102 @@ def particles(
                  no background is within 3 px · touches_border bool, cut by the frame or by the uncovered area
     raises     : BadImage
     """
-    xp = array_namespace(labels)
     if labels.ndim != 2 or (pixels is not None and pixels.shape != labels.shape):
         raise BadImage(
             f"labels {labels.shape} and pixels {None if pixels is None else pixels.shape} are not one (y, x) image"
         )
+    xp = array_namespace(labels)
     y0, y1, x0, x1 = valid or (0, labels.shape[0], 0, labels.shape[1])
-    padded = xp.pad(labels[y0:y1, x0:x1].astype(xp.int32, copy=False), _RING, constant_values=_OUTSIDE)
-    flat, width = padded.ravel(), padded.shape[1]
-    inside = xp.flatnonzero(flat > 0)
-    if inside.size == 0:
-        return _empty()
-    names, index = _dense(xp, flat[inside])
+    framed = _framed(xp, labels[y0:y1, x0:x1], xp.int32, _OUTSIDE)
+    flat, width = framed.ravel(), framed.shape[1]
+    values = None if pixels is None else _framed(xp, pixels[y0:y1, x0:x1], pixels.dtype, 0).ravel()
+    turn = xp.flatnonzero(flat[1:] != flat[:-1]) + 1  # where runs of one label begin, row by row
+    begin, end = turn[:-1], turn[1:]
+    own = flat[begin]
+    runs = xp.flatnonzero(own > 0)
+    if runs.size == 0:
+        return _columns(*np.empty((11, 0)))
+    begin, end, own = begin[runs], end[runs], own[runs]
+    names, place = _dense(xp, own)
     n = len(names)
-    y, x = xp.divmod(inside, width)
-    y, x = (y - _RING + y0).astype(xp.float64), (x - _RING + x0).astype(xp.float64)
-    own = flat[inside]
-
-    def total(weights: Array) -> Array:
-        return xp.bincount(index, weights=weights, minlength=n)
-
-    area = xp.bincount(index, minlength=n).astype(xp.float64)
-    cy, cx = total(y) / area, total(x) / area
-    dy, dx = y - cy[index], x - cx[index]
-    moments = [total(dy * dy) / area, total(dx * dx) / area, total(dy * dx) / area]
-    perimeter, cut, edge = _outline(xp, flat, inside, own, index, width, n)
-    if pixels is None:
-        integrated = around = xp.full(n, xp.nan)
+    origin = (y0 - _FRAME, x0 - _FRAME)
+    area, cy, cx, *moments = _moments(xp, begin, end, place(own), n, width, origin)
+    if values is None:
+        integrated = xp.full(n, xp.nan)
     else:
-        values = xp.pad(xp.asarray(pixels)[y0:y1, x0:x1], _RING).ravel()
-        integrated = total(values[inside])
-        around = _surroundings(xp, flat, values, inside[edge], index[edge], width, n)
+        sums = xp.cumsum(values, dtype=xp.float64)
+        integrated = xp.bincount(place(own), weights=sums[end - 1] - sums[begin - 1], minlength=n)
+    perimeter, cut, around = _outline(xp, flat, values, turn, place, width, n)
     table = [area, cy + shift_rest[0], cx + shift_rest[1], *moments, perimeter, cut, integrated, around, names]
     return _columns(*to_host(xp.stack([c.astype(xp.float64) for c in table])))
 
 
-def _dense(xp: Array, own: Array) -> tuple[Array, Array]:
-    """Names in rising order, and for each pixel the position of its name."""
+def _framed(xp: Any, image: Array, dtype: Any, fill: int) -> Array:
+    """The image with `_FRAME` px of `fill` around it: neighbours need no bounds, runs never cross rows."""
+    out = xp.full((image.shape[0] + 2 * _FRAME, image.shape[1] + 2 * _FRAME), fill, dtype)
+    out[_FRAME:-_FRAME, _FRAME:-_FRAME] = image
+    return out
+
+
+def _dense(xp: Any, own: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """Names in rising order, and the function that gives the position of each name in them."""
     largest = int(own.max())
-    if largest > 4 * own.size:  # names far apart: a table of all possible ones would not fit
-        names, index = xp.unique(own, return_inverse=True)
-        return names, index.ravel()
+    if largest > 4 * own.size + 1000:  # names far apart: a table of all possible ones would not fit
+        names = xp.unique(own)
+        return names, lambda labels: xp.searchsorted(names, labels)
     there = xp.zeros(largest + 1, dtype=bool)
     there[own] = True
-    names = xp.flatnonzero(there)
-    place = xp.cumsum(there) - 1
-    return names, place[own]
+    order = xp.cumsum(there) - 1
+    return xp.flatnonzero(there), lambda labels: order[labels]
+
+
+def _moments(
+    xp: Any, begin: Array, end: Array, index: Array, n: int, width: int, origin: tuple[int, int]
+) -> tuple[Array, ...]:
+    """Area, centroid (y, x) and second central moments (yy, xx, yx) from runs, each summed in closed form."""
+
+    def total(weights: Array) -> Array:
+        return xp.bincount(index, weights=weights, minlength=n)
+
+    count = (end - begin).astype(xp.float64)
+    y = begin // width
+    x = (begin - y * width + origin[1]).astype(xp.float64)
+    y = (y + origin[0]).astype(xp.float64)
+    steps = count * (count - 1) / 2  # 0 + 1 + … + (count - 1)
+    area = total(count)
+    cy, cx = total(count * y) / area, total(count * x + steps) / area
+    dy, dx = y - cy[index], x - cx[index]
+    squares = count * dx * dx + 2 * dx * steps + steps * (2 * count - 1) / 3
+    along = count * dx + steps
+    return area, cy, cx, total(count * dy * dy) / area, total(squares) / area, total(dy * along) / area
 
 
 def _outline(
-    xp: Array, flat: Array, inside: Array, own: Array, index: Array, width: int, n: int
+    xp: Any, flat: Array, values: Array | None, turn: Array, place: Callable[[Array], Array], width: int, n: int
 ) -> tuple[Array, Array, Array]:
-    """Perimeter (n,) px, cut (n,) > 0 where uncovered pixels are neighbours, and which pixels lie on an edge."""
-    crossings = xp.zeros(inside.size, dtype=xp.float32)
-    cut = xp.zeros(inside.size, dtype=bool)
-    for dy, dx in _AROUND:
-        other = flat[inside + (dy * width + dx)]
-        crossings += (other != own) * xp.float32(1.0 if dy * dx == 0 else math.sqrt(0.5))
-        if dy * dx == 0:
-            cut |= other == _OUTSIDE
-    edge = xp.flatnonzero(crossings)
-    where = index[edge]
-    perimeter = xp.bincount(where, weights=crossings[edge], minlength=n) * (math.pi / 8)
-    return perimeter, xp.bincount(where, weights=cut[edge], minlength=n), edge
+    """Perimeter (n,) px; cut (n,), > 0 where uncovered pixels are next; mean of the surroundings (n,), NaN if none.
 
-
-def _surroundings(xp: Array, flat: Array, values: Array, edge: Array, index: Array, width: int, n: int) -> Array:
-    """Mean of the background pixels `_RING` px off each particle's edge pixels, in eight directions; NaN if none."""
-    number, brightness = xp.zeros(n), xp.zeros(n)
-    for dy, dx in _AROUND:
-        there = edge + _RING * (dy * width + dx)
-        background = xp.flatnonzero(flat[there] == 0)
-        where = index[background]
-        number += xp.bincount(where, minlength=n)
-        brightness += xp.bincount(where, weights=values[there[background]], minlength=n)
-    return brightness / xp.where(number > 0, number, xp.nan)
+    The outline is crossed along rows, columns and both diagonals; each crossing also looks `_RING` px further on.
+    """
+    perimeter, cut, number, brightness = xp.zeros(n), xp.zeros(n), xp.zeros(n), xp.zeros(n)
+    for step in (1, width, width + 1, width - 1):
+        near = turn - 1 if step == 1 else xp.flatnonzero(flat[step:] != flat[:-step])
+        straight = step in (1, width)
+        for at, towards in ((near, step), (near + step, -step)):
+            own = flat[at]
+            mine = xp.flatnonzero(own > 0)
+            at, index = at[mine], place(own[mine])
+            perimeter += xp.bincount(index, minlength=n) * (1.0 if straight else math.sqrt(0.5))
+            if straight:
+                cut += xp.bincount(index, weights=flat[at + towards] == _OUTSIDE, minlength=n)
+            if values is not None:
+                there = at + _RING * towards
+                background = xp.flatnonzero(flat[there] == 0)
+                index, there = index[background], there[background]
+                number += xp.bincount(index, minlength=n)
+                brightness += xp.bincount(index, weights=values[there], minlength=n)
+    around = brightness / xp.where(number > 0, number, xp.nan)
+    return perimeter * (math.pi / 8), cut, around
 
 
 def _columns(
@@ -155,7 +178,3 @@ def ellipse(yy: np.ndarray, xx: np.ndarray, yx: np.ndarray) -> tuple[np.ndarray,
     middle, half = (yy + xx) / 2, np.hypot((yy - xx) / 2, yx)
     major, minor = 4 * np.sqrt(middle + half), 4 * np.sqrt(np.maximum(middle - half, 0))
     return major, minor, 0.5 * np.arctan2(2 * yx, yy - xx)
-
-
-def _empty() -> dict[str, np.ndarray]:
-    return _columns(*(np.empty(0) for _ in range(11)))
