@@ -56,7 +56,7 @@ export class Charts {
       xaxis: this.axis(x), yaxis: this.axis(y), ...more };
   }
   line(x, y, color, more = {}) {
-    return { x, y, type: "scatter", mode: "lines", line: { color, width: Math.max(1.6, this.font.size / 8), ...more.line }, connectgaps: true, ...more, hovertemplate: more.hovertemplate ?? "%{y}<extra></extra>" };
+    return { x, y, type: "scatter", mode: "lines", connectgaps: true, ...more, line: { color, width: Math.max(1.6, this.font.size / 8), ...more.line }, hovertemplate: more.hovertemplate ?? "%{y}<extra></extra>" };
   }
 
   // Draw soon: each chart on its own, when the page has nothing better to do.
