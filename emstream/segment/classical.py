@@ -16,8 +16,8 @@ from emstream.arrays import array_namespace, to_host
 from emstream.errors import BadImage
 from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import SegmentOptions
-from emstream.segment.instances import components, cover, drop_small, fill_holes, renumber, smallest_area
-from emstream.segment.scale import enlarge, reduce, scaled, working_shape
+from emstream.segment.instances import components, drop_small, fill_holes, renumber, smallest_area
+from emstream.segment.scale import enlarge, reduce, working_shape
 
 BINS = 64  # of the levels that are tried
 STEEP = 2.0  # slope along a contour relative to the median slope off it; noise gives 1.3 to 1.7, as pixels sample it
@@ -71,13 +71,19 @@ def segment(
     """
     if pixels.ndim != 2 or min(pixels.shape) < 8:
         raise BadImage(f"a frame is (y, x) with at least 8 px a side, not {pixels.shape}")
+    if valid is not None and valid != (0, pixels.shape[0], 0, pixels.shape[1]):
+        y0, y1, x0, x1 = valid
+        labels = np.zeros(pixels.shape, np.int32)
+        if min(y1 - y0, x1 - x0) >= 8:
+            labels[y0:y1, x0:x1], state = segment(pixels[y0:y1, x0:x1], state, options, None, pixel_size_nm)
+        return labels, state
     shape = (int(pixels.shape[0]), int(pixels.shape[1]))
     small = working_shape(shape, LONG_SIDE)
-    inner, ratio = scaled(valid, shape, small), small[0] * small[1] / (shape[0] * shape[1])
-    image = stretched(reduce(pixels, small), inner)
+    ratio = small[0] * small[1] / (shape[0] * shape[1])
+    image = stretched(reduce(pixels, small))
     smallest = smallest_area(options, pixel_size_nm)
     if state.seen < options.settle_frames or state.frames == 0 or state.seen % EVERY == 0:
-        found = estimate(image, options, smallest * ratio, inner)
+        found = estimate(image, options, smallest * ratio)
         if found is not None:
             state = follow(state, found, options.settle_frames)
     state = replace(state, seen=state.seen + 1)
@@ -85,12 +91,12 @@ def segment(
         return np.zeros(shape, np.int32), state
     dark = state.dark > 0.5 if options.polarity == "auto" else options.polarity == "dark"
     blurred = blur(image, state.sigma)
-    level, steep = percent(blurred, state.level, inner), slope(blurred)
-    if steepness(crop(blurred, inner), crop(steep, inner), level) < STEEP:
+    level, steep = percent(blurred, state.level), slope(blurred)
+    if steepness(blurred, steep, level) < STEEP:
         return np.zeros(shape, np.int32), state  # a blank frame, or one that shows nothing any more
-    mask = above(enlarge(blurred, shape), level, dark, valid)
+    mask = above(enlarge(blurred, shape), level, dark)
     labels = components(fill_holes(mask, _hole(state.sigma) / ratio))
-    return drop_small(believable(labels, enlarge(steep, shape), valid), smallest), state
+    return drop_small(believable(labels, enlarge(steep, shape)), smallest), state
 
 
 def follow(state: ClassicalState, found: ClassicalState, settle: int) -> ClassicalState:
@@ -105,23 +111,22 @@ def follow(state: ClassicalState, found: ClassicalState, settle: int) -> Classic
     )
 
 
-def estimate(image: np.ndarray, options: SegmentOptions, smallest: float, valid: Rect | None) -> ClassicalState | None:
+def estimate(image: np.ndarray, options: SegmentOptions, smallest: float) -> ClassicalState | None:
     """Scale, threshold and polarity of one stretched frame; None where nothing stands out of the noise."""
     sigma, found = 0.0, None
     for start in (1.0, 2.0, 4.0):  # the finest blur at which anything is seen
-        if level_of(blur(image, start), valid) is not None:
+        if level_of(blur(image, start)) is not None:
             sigma = start
             break
     for _ in range(3 if sigma else 0):
         blurred = blur(image, sigma)
-        level = level_of(blurred, valid)
+        level = level_of(blurred)
         if level is None:
             break
-        inside = crop(blurred, valid)
-        dark = polarity(inside, level) if options.polarity == "auto" else options.polarity == "dark"
-        low, high = np.percentile(thinned(inside), (1, 99))
+        dark = polarity(blurred, level) if options.polarity == "auto" else options.polarity == "dark"
+        low, high = np.percentile(thinned(blurred), (1, 99))
         found = ClassicalState(sigma=sigma, level=float((level - low) / max(high - low, 1e-9)), dark=float(dark))
-        labels = components(fill_holes(above(inside, level, dark, None), _hole(sigma)))
+        labels = components(fill_holes(above(blurred, level, dark), _hole(sigma)))
         area = np.bincount(labels.ravel())[1:].astype(float)
         area = area[area >= smallest]
         if len(area) == 0:
@@ -130,19 +135,29 @@ def estimate(image: np.ndarray, options: SegmentOptions, smallest: float, valid:
     return found
 
 
-def level_of(blurred: np.ndarray, valid: Rect | None) -> float | None:
+def level_of(blurred: np.ndarray) -> float | None:
     """Otsu's level, or else the steepest one, if the image is steep enough along its contour; else None."""
-    inside, steep = crop(blurred, valid), crop(slope(blurred), valid)
-    level = otsu(inside)
-    if steepness(inside, steep, level) >= STEEP:
-        return level
-    level = steepest(inside, steep)
-    return level if steepness(inside, steep, level) >= 1.5 * STEEP else None
+    steep = slope(blurred)
+    level = otsu(blurred)
+    if steepness(blurred, steep, level) >= STEEP:
+        return halfway(blurred, level)
+    level = steepest(blurred, steep)
+    return halfway(blurred, level) if steepness(blurred, steep, level) >= 2 * STEEP else None
 
 
-def stretched(image: np.ndarray, valid: Rect | None) -> np.ndarray:
+def halfway(image: np.ndarray, level: float) -> float:
+    """The level between the medians of both classes off the contour: half the height of a typical particle's edge.
+
+    Otsu's own level lies between the means, which tails of either class pull.
+    """
+    bright, off = image >= level, ~on_contour(image >= level)
+    high, low = image[bright & off], image[~bright & off]
+    return float(np.median(high) + np.median(low)) / 2 if len(high) > 16 and len(low) > 16 else level
+
+
+def stretched(image: np.ndarray) -> np.ndarray:
     """(y, x) float32, its percentiles .5 and 99.5 at 0 and 1, clipped; all 0 when there is nothing to see."""
-    low, high = (np.float32(p) for p in np.percentile(thinned(crop(image, valid)), (0.5, 99.5)))
+    low, high = (np.float32(p) for p in np.percentile(thinned(image), (0.5, 99.5)))
     if high <= low:
         return np.zeros_like(image)
     return np.clip((image - low) / (high - low), 0, 1)
@@ -152,13 +167,6 @@ def thinned(image: np.ndarray) -> np.ndarray:
     """Every n-th pixel, some 30,000 of them: enough for a percentile."""
     step = max(1, int(np.sqrt(image.size / 30_000)))
     return image[::step, ::step]
-
-
-def crop(image: np.ndarray, valid: Rect | None) -> np.ndarray:
-    """The covered part of an image; all of it when there is nothing covered."""
-    if valid is None or valid[1] - valid[0] < 8 or valid[3] - valid[2] < 8:
-        return image
-    return image[valid[0] : valid[1], valid[2] : valid[3]]
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -192,7 +200,7 @@ def steepest(image: np.ndarray, steep: np.ndarray) -> float:
     bins = np.minimum(image * (BINS), BINS - 1).astype(np.uint8).ravel()
     count = np.bincount(bins, minlength=BINS)
     mean = np.bincount(bins, steep.ravel(), minlength=BINS) / np.maximum(count, 1)
-    mean[count < max(32, image.size * 2e-4)] = 0
+    mean[count < max(32, image.size * 5e-4)] = 0
     return (float(np.argmax(mean)) + 0.5) / (BINS)
 
 
@@ -208,21 +216,21 @@ def polarity(image: np.ndarray, level: float) -> bool:
     return bool(border.mean() > 0.5)
 
 
-def above(image: np.ndarray, level: float, dark: bool, valid: Rect | None) -> np.ndarray:
-    """Particle pixels: below `level` for dark particles, else at or above it; false outside `valid`."""
-    return cover(image < level if dark else image >= level, valid)
+def above(image: np.ndarray, level: float, dark: bool) -> np.ndarray:
+    """Particle pixels: below `level` for dark particles, else at or above it."""
+    return image < level if dark else image >= level
 
 
-def percent(image: np.ndarray, level: float, valid: Rect | None) -> float:
+def percent(image: np.ndarray, level: float) -> float:
     """The level that lies at `level` between the 1st and the 99th percentile."""
-    low, high = np.percentile(thinned(crop(image, valid)), (1, 99))
+    low, high = np.percentile(thinned(image), (1, 99))
     return float(low + level * (high - low))
 
 
-def believable(labels: np.ndarray, steep: np.ndarray, valid: Rect | None) -> np.ndarray:
+def believable(labels: np.ndarray, steep: np.ndarray) -> np.ndarray:
     """Labels without those whose outline is no steeper than the frame elsewhere."""
     edge = cv2.erode((labels > 0).view(np.uint8), np.ones((3, 3), np.uint8)).view(bool) ^ (labels > 0)
-    usual = float(np.median(thinned(crop(steep, valid))))
+    usual = float(np.median(thinned(steep)))
     at = labels[edge]
     length = np.bincount(at, minlength=int(labels.max()) + 1)
     mean = np.bincount(at, steep[edge], minlength=len(length)) / np.maximum(length, 1)
