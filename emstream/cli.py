@@ -1,4 +1,4 @@
-"""The verbs; no logic. Results to stdout, progress and logs to stderr; exit 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+"""The verbs; no logic. Results to stdout, logs to stderr; exit 0 done, 1 failed, 2 bad usage, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emstream.config import Settings
 
 app = typer.Typer(
-    help="Streaming in-situ electron microscopy: align, store, segment, measure and show frames as the camera writes them.",
+    help="In-situ electron microscopy live: align, store, segment, measure and show frames as the camera writes them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -148,10 +148,19 @@ def simulate(
 
     shape = tuple(int(v) for v in size.split(","))
     asked = demo.Simulation(
-        frames=frames, fps=fps or None, shape=shape if len(shape) == 2 else (shape[0], shape[0]), dtype=dtype, dose=dose,
-        drift=tuple(float(v) for v in drift.split(",")), jitter=jitter, particles=particles, coarsen=coarsen, fmt=fmt,
-        pixel_size_nm=pixel_size, seed=seed,
-    )  # fmt: skip
+        frames=frames,
+        fps=fps or None,
+        shape=shape if len(shape) == 2 else (shape[0], shape[0]),
+        dtype=dtype,
+        dose=dose,
+        drift=tuple(float(v) for v in drift.split(",")),
+        jitter=jitter,
+        particles=particles,
+        coarsen=coarsen,
+        fmt=fmt,
+        pixel_size_nm=pixel_size,
+        seed=seed,
+    )
     demo.simulate(dest, asked, truth=truth)
 
 

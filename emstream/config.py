@@ -126,7 +126,7 @@ def _from_toml(path: Path) -> Iterator[tuple[str, Any, str]]:
 
 def _unknown(name: str, origin: str) -> str:
     """What is wrong with a setting's name, or nothing."""
-    room, _, key = name.partition(".")
+    room = name.partition(".")[0]
     known = [f"{r}.{f.name}" for r, kind in rooms().items() for f in dataclasses.fields(kind)]
     if name in known:
         return ""

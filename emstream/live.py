@@ -68,7 +68,7 @@ def view(path: Path, settings: Settings) -> None:
 
 @contextmanager
 def signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop`; a second one leaves at once with exit code 1. The old handlers come back after."""
+    """SIGINT and SIGTERM call `stop`; a second one leaves at once with exit code 1. Old handlers come back after."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
@@ -329,7 +329,8 @@ class Daemon:
         if self.behind.problem is not None:
             yield f"nothing can be written: {self.behind.problem.strerror}"
         if self.report.count["quarantined"]:
-            yield f"{self.report.count['quarantined']} files could not be read, the last one: {self.report.last_quarantined}"
+            n = self.report.count["quarantined"]
+            yield f"{n} files could not be read, the last one: {self.report.last_quarantined}"
         if len(self._agreement) == self._agreement.maxlen and sum(self._agreement) / len(self._agreement) < 0.4:
             yield "the model does not seem to fit these frames; emstream train makes one that does"
 

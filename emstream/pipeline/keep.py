@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,12 @@ class StoreKeeper:
         """Save what a restart needs, behind the frames that it belongs to."""
         self._generation = (self._generation + 1) % STATES
         name = f"state{self._generation}"
-        self._behind.put(lambda: self._writer.write_state(name, values), sum(v.nbytes for v in values.values()))
+
+        def work() -> None:
+            self._writer.flush_tables()  # rows of frames before the saved state are not written anew
+            self._writer.write_state(name, values)
+
+        self._behind.put(work, sum(v.nbytes for v in values.values()))
 
     def saved_state(self) -> dict[str, np.ndarray] | None:
         """The newest saved state whose frames the run still has."""
@@ -141,9 +147,9 @@ class StoreKeeper:
             kind: Any = name
             table = self._writer.table(name, measure.schema(kind, self._pixel_size_nm is not None))
             if name == "tracks":
-                table.drop_values("track", living, from_value=next_track)
+                table.drop("track", from_value=next_track, values=living)
             else:
-                table.drop_values("frame", np.empty(0, np.int64), from_value=frame)
+                table.drop("frame", from_value=frame)
 
     def close(self, last: Tables) -> None:
         """Everything down, the tables whole, the run `closed`."""
@@ -198,7 +204,4 @@ def _on_host(aligned: Aligned) -> Aligned:
     """The same with pixels in main memory."""
     if isinstance(aligned.pixels, np.ndarray):
         return aligned
-    return Aligned(
-        aligned.frame, arrays.to_host(aligned.pixels), aligned.shift, aligned.confidence, aligned.anchor, aligned.status,
-        aligned.valid,
-    )  # fmt: skip
+    return replace(aligned, pixels=arrays.to_host(aligned.pixels))

@@ -260,6 +260,8 @@ class Lane:
                 for name in ("drift.", "tracks.")
             }
             self._tracks = measure.load(part["tracks."], self.steps.measure)
+            if self._tracks.labels is not None:
+                self._particles = arrays.to_device(self._tracks.labels > 0, self.steps.device)
             if part["drift."]:
                 self._drift = align.load(part["drift."], self.steps.align, arrays.namespace_of(self.steps.device))
         if self._aligned:

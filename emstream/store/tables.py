@@ -23,13 +23,10 @@ class TableWriter:
 
     path       : the folder
     schema     : column name -> dtype, in order; the columns of every part
-    keep_below : rows of an earlier life whose `frame` is >= this are dropped
     flush_s    : rows do not wait longer than this to be seen, provided something is appended
     """
 
-    def __init__(
-        self, path: Path, schema: Mapping[str, Any], *, keep_below: int | None = None, flush_s: float = 5.0
-    ) -> None:
+    def __init__(self, path: Path, schema: Mapping[str, Any], *, flush_s: float = 5.0) -> None:
         self.path = Path(path)
         self._schema = pa.schema([(name, _arrow(dtype)) for name, dtype in schema.items()])
         self._rows: list[pa.Table] = []
@@ -44,8 +41,6 @@ class TableWriter:
             self._swap(self._schema.empty_table())
         self._parts = len(_parts(self.path))
         self._next = max((int(p.stem.partition("-")[2]) for p in _parts(self.path)), default=0) + 1
-        if keep_below is not None:
-            self._drop(keep_below)
 
     def append(self, columns: Mapping[str, Any]) -> None:
         """Add rows: columns of equal length, all of the schema's; written when they are many or old enough.
@@ -89,6 +84,18 @@ class TableWriter:
         if self._parts > 1:
             self.compact()
 
+    def drop(self, column: str, *, from_value: int, values: Sequence[int] | np.ndarray = ()) -> None:
+        """Take out rows of an earlier life that will be written anew: `column` >= from_value, or one of `values`."""
+        self.flush()
+        rows = self.read()
+        wrong = pa.compute.field(column) >= from_value
+        if len(values):
+            wrong = wrong | pa.compute.field(column).isin(pa.array(np.asarray(values)))
+        kept = rows.filter(~wrong)
+        if kept.num_rows != rows.num_rows:
+            self._swap(kept)
+            self._parts, self._next = 1, 2
+
     @staticmethod
     def write_whole(path: Path, columns: Any) -> None:
         """Put a table that is complete in the place of what was there: a DataFrame, or columns of equal length."""
@@ -102,13 +109,6 @@ class TableWriter:
             for f in self._schema
         ]
         return pa.Table.from_arrays(columns, schema=self._schema)
-
-    def _drop(self, frame: int) -> None:
-        rows = self.read()
-        kept = rows.filter(pa.compute.field("frame") < frame)
-        if kept.num_rows != rows.num_rows:
-            self._swap(kept)
-            self._parts, self._next = 1, 2
 
     def _swap(self, table: pa.Table) -> None:
         _swap_folder(self.path, table)

@@ -189,13 +189,18 @@ class RunWriter:
 
     # -- the run as a whole
 
-    def table(self, name: str, schema: Mapping[str, Any], keep_below: int | None = None) -> TableWriter:
-        """The growing table tables/NAME.parquet; rows with `frame` >= keep_below of an earlier life are dropped."""
+    def table(self, name: str, schema: Mapping[str, Any]) -> TableWriter:
+        """The growing table tables/NAME.parquet."""
         if not (self.path / "tables").is_dir():
             self._make_folders()
         if name not in self._tables:
-            self._tables[name] = TableWriter(self.path / "tables" / f"{name}.parquet", schema, keep_below=keep_below)
+            self._tables[name] = TableWriter(self.path / "tables" / f"{name}.parquet", schema)
         return self._tables[name]
+
+    def flush_tables(self) -> None:
+        """Let readers see all rows that were appended."""
+        for table in self._tables.values():
+            table.flush()
 
     def set_attrs(self, **attrs: Any) -> None:
         """Add to, or change, `attributes.emstream`: models, anchors, camera …"""

@@ -1,0 +1,247 @@
+"""The loop that live, reprocess and bench share: nothing lost, newest first, the same result however fast frames come."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from emstream import simulate
+from emstream.align import AlignOptions
+from emstream.measure import MeasureOptions
+from emstream.messages import Frame, Labelled, Origin, Status
+from emstream.metrics import Metrics
+from emstream.pipeline import Lane, Loop, Result, Sinks, Steps, StoreKeeper
+from emstream.source.ahead import ReadAhead
+from emstream.store import Ledger, Run, RunWriter, StoreOptions, WriteBehind
+
+SIDE = 160
+
+
+@pytest.fixture(scope="module")
+def movie() -> simulate.Movie:
+    return simulate.movie(
+        40, (SIDE, SIDE), particles=8, diameter=(14, 28), contrast=(0.3, 0.4), dose=60, jitter=0.2, seed=4
+    )
+
+
+def frames_of(movie: simulate.Movie, start: int = 0, stop: int | None = None, series: str = "cam") -> list[Frame]:
+    return [
+        Frame(series, Origin(f"{series}/{i:05d}.tif", 0, 1000, 1 + i, 100 + i), movie.frame(i), 1e9 + i * 0.1, (0.5, 0.5))
+        for i in range(start, len(movie) if stop is None else stop)
+    ]
+
+
+class Threshold:
+    """Particles are what is a fifth darker than the film; no state, so that a frame has the same labels whenever."""
+
+    name, sha256 = "threshold", ""
+
+    def __call__(self, pixels: np.ndarray, *, valid: tuple[int, int, int, int], pixel_size_nm: object = None) -> Labelled:
+        y0, y1, x0, x1 = valid
+        labels = np.zeros(pixels.shape, np.int32)
+        smooth = ndimage.gaussian_filter(pixels[y0:y1, x0:x1].astype(np.float32), 1.5)
+        labels[y0:y1, x0:x1], _ = ndimage.label(smooth < 0.85 * np.median(smooth))
+        return Labelled(labels, self.name, self.sha256)
+
+    def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
+
+class Rig:
+    """Ledger, queues and a loop on a folder; `shown` is what the page would get, in order."""
+
+    def __init__(self, out: Path, segment: bool = True, align: bool = True) -> None:
+        self.out, self.shown = out, list[Result]()
+        self.metrics = Metrics()
+        self.steps = Steps(
+            align=AlignOptions(enabled=align), measure=MeasureOptions(), segmenter=Threshold() if segment else None
+        )
+
+    def process(self, frames: Sequence[Frame], *, batch: int = 16, die: bool = False, one_by_one: bool = False) -> None:
+        """Run the loop over frames; `die` leaves everything open, as a killed process does."""
+        with Ledger(self.out) as ledger:
+            sinks = Sinks()
+            behind = WriteBehind(sinks, 64 << 20)
+
+            def open_lane(frame: Frame) -> Lane:
+                name = frame.pixels.dtype.name
+                row = ledger.run_for(frame.series, frame.series, frame.pixels.shape, name, frame.pixel_size_nm)
+                keeper = StoreKeeper(
+                    RunWriter(self.out, row, ledger, StoreOptions()), behind, sinks, self.metrics, self.shown.append,
+                    frame.pixel_size_nm,
+                )  # fmt: skip
+                return Lane(frame.series, keeper, self.steps, self.metrics, frame)
+
+            self.loop = loop = Loop(ReadAhead(iter(()), 1), open_lane, batch=batch)
+            loop.ahead = ahead = ReadAhead(self.paced(frames) if one_by_one else iter(frames), 1 << 30)
+            if not one_by_one:
+                ahead.join()  # everything waits: the branch is behind from the start
+            if die:
+                for frame in frames:
+                    loop._keep([frame])
+                    loop._branch()
+                loop.lanes[0].save()
+            else:
+                loop.run()
+            behind.close()
+
+    def paced(self, frames: Sequence[Frame]) -> Iterator[Frame]:
+        """The next frame only when the loop has finished the one before."""
+        yield frames[0]
+        for before, frame in itertools.pairwise(frames):
+            number = before.origin.mtime_ns  # 1 + its place in the movie
+            while not self.loop.lanes or self.loop.lanes[0].linked < number:
+                time.sleep(0.001)
+            yield frame
+
+
+def drift_error(run: Run, movie: simulate.Movie) -> float:
+    error = run.column("shift") - movie.shift[: run.n]
+    error = error[8:] - error[8:].mean(axis=0)
+    return float(np.sqrt((error**2).sum(axis=1).mean()))
+
+
+def test_every_frame_is_aligned_stored_segmented_and_tabled(movie: simulate.Movie, tmp_path: Path) -> None:
+    Rig(tmp_path).process(frames_of(movie))
+    run = Run(tmp_path / "cam.zarr")
+    assert run.n == len(movie)
+    assert run.state == "closed"
+    assert drift_error(run, movie) < 0.3
+    status = run.column("status")
+    assert np.all(status & Status.SEGMENTED)
+    shift, whole = run.column("shift"), np.rint(run.column("shift")).astype(int)
+    inner = (slice(30, -30), slice(30, -30))
+    for i in (5, 39):
+        assert np.array_equal(np.roll(movie.frame(i), tuple(whole[i]), (0, 1))[inner], run.frame(i)[inner])
+    particles = run.table("particles")
+    assert sorted(particles["frame"].unique()) == list(range(len(movie)))
+    assert np.array_equal(particles.groupby("frame").size().to_numpy(), run.column("particles"))
+    assert {"y_nm", "x_nm", "area_nm2", "diameter_nm", "track"} <= set(particles.columns)
+    assert np.isfinite(shift).all()
+
+
+def test_when_behind_the_newest_frame_is_shown_first_and_the_rest_follows_in_order(
+    movie: simulate.Movie, tmp_path: Path
+) -> None:
+    rig = Rig(tmp_path)
+    rig.process(frames_of(movie, 0, 20), batch=20)
+    segmented = [r.frame for r in rig.shown if r.measured is not None]
+    assert segmented[0] == 19
+    assert segmented[1:] == list(range(20))
+    run = Run(tmp_path / "cam.zarr")
+    assert run.table("particles")["frame"].is_monotonic_increasing
+
+
+def test_nothing_is_told_before_it_is_committed(movie: simulate.Movie, tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    committed_when_shown = []
+    keep = rig.shown
+    rig.shown = type("Spy", (list,), {"append": lambda self, r: committed_when_shown.append(count()) or keep.append(r)})()
+
+    def count() -> int:
+        import sqlite3
+
+        db = sqlite3.connect(tmp_path / ".emstream" / "ledger.sqlite")
+        n = db.execute("SELECT count(*) FROM frames WHERE state IN ('COMMITTED', 'SEGMENTED')").fetchone()[0]
+        db.close()
+        return int(n)
+
+    rig.process(frames_of(movie, 0, 6))
+    assert len(committed_when_shown) >= 12
+    assert all(n > r.frame for n, r in zip(committed_when_shown, keep))
+
+
+def test_labels_and_tracks_do_not_depend_on_how_fast_the_frames_came(movie: simulate.Movie, tmp_path: Path) -> None:
+    Rig(tmp_path / "slow", align=False).process(frames_of(movie, 0, 16), one_by_one=True)
+    Rig(tmp_path / "fast", align=False).process(frames_of(movie, 0, 16), batch=16)
+    slow, fast = Run(tmp_path / "slow" / "cam.zarr"), Run(tmp_path / "fast" / "cam.zarr")
+    assert np.array_equal(slow.labels.compute(), fast.labels.compute())
+    pd.testing.assert_frame_equal(slow.table("particles"), fast.table("particles"))
+
+
+def test_the_particles_in_the_way_of_the_aligner_may_be_older_when_it_is_behind(
+    movie: simulate.Movie, tmp_path: Path
+) -> None:
+    Rig(tmp_path / "slow").process(frames_of(movie), one_by_one=True)
+    Rig(tmp_path / "fast").process(frames_of(movie), batch=40)
+    for name in ("slow", "fast"):
+        assert drift_error(Run(tmp_path / name / "cam.zarr"), movie) < 0.3
+
+
+def test_a_run_that_died_goes_on_without_a_jump_or_a_double_row(movie: simulate.Movie, tmp_path: Path) -> None:
+    Rig(tmp_path / "whole").process(frames_of(movie), one_by_one=True)
+    Rig(tmp_path / "cut").process(frames_of(movie, 0, 20), die=True)
+    assert Run(tmp_path / "cut" / "cam.zarr").state == "live"
+    Rig(tmp_path / "cut").process(frames_of(movie, 20), one_by_one=True)
+    whole, cut = Run(tmp_path / "whole" / "cam.zarr"), Run(tmp_path / "cut" / "cam.zarr")
+    assert cut.n == whole.n == len(movie)
+    assert cut.state == "closed"
+    assert np.abs(whole.column("shift") - cut.column("shift")).max() < 0.05
+    for run in (whole, cut):
+        particles = run.table("particles")
+        assert not particles.duplicated(["frame", "label"]).any()
+        assert sorted(particles["frame"].unique()) == list(range(len(movie)))
+        assert not run.table("tracks").duplicated("track").any()
+    assert track_lengths(whole).max() == track_lengths(cut).max() == len(movie)
+
+
+def track_lengths(run: Run) -> pd.Series:
+    return run.table("particles").groupby("track").size()
+
+
+def test_a_closed_run_opens_again_when_its_folder_grows(movie: simulate.Movie, tmp_path: Path) -> None:
+    Rig(tmp_path).process(frames_of(movie, 0, 12))
+    Rig(tmp_path).process(frames_of(movie, 12, 24))
+    run = Run(tmp_path / "cam.zarr")
+    assert run.n == 24
+    assert [p.name for p in tmp_path.glob("*.zarr")] == ["cam.zarr"]
+    assert drift_error(run, movie) < 0.3
+    assert not run.table("tracks").duplicated("track").any()
+
+
+def test_a_frame_that_comes_twice_is_stored_once(movie: simulate.Movie, tmp_path: Path) -> None:
+    frames = frames_of(movie, 0, 8)
+    Rig(tmp_path, segment=False).process([*frames, frames[3], frames[7]])
+    assert Run(tmp_path / "cam.zarr").n == 8
+
+
+def test_another_shape_begins_another_run_and_both_are_finished(movie: simulate.Movie, tmp_path: Path) -> None:
+    small = simulate.movie(6, (96, 96), particles=3, seed=1)
+    renamed = [
+        Frame("cam", Origin(f"cam/{100 + i}.tif", 0, 7, 7 + i, 900 + i), small.frame(i), 2e9 + i) for i in range(len(small))
+    ]
+    Rig(tmp_path).process([*frames_of(movie, 0, 6), *renamed])
+    first, second = Run(tmp_path / "cam.zarr"), Run(tmp_path / "cam-2.zarr")
+    assert (first.n, second.n) == (6, 6)
+    assert second.shape == (96, 96)
+    assert second.pixel_size_nm is None
+    assert "y_px" in second.table("particles").columns
+
+
+def test_frames_too_small_to_align_are_stored_as_they_are(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 9, (5, 16, 16)).astype(np.uint16)
+    frames = [Frame("tiny", Origin(f"{i}.tif", 0, 1, 1, i), p, float(i)) for i, p in enumerate(pixels)]
+    Rig(tmp_path, segment=False).process(frames)
+    run = Run(tmp_path / "tiny.zarr")
+    assert np.array_equal(run.frames.compute(), pixels)
+    assert not np.any(run.column("status") & Status.ALIGNED)
+
+
+def test_without_segmentation_frames_are_still_aligned_and_stored(movie: simulate.Movie, tmp_path: Path) -> None:
+    rig = Rig(tmp_path, segment=False)
+    rig.process(frames_of(movie, 0, 20))
+    run = Run(tmp_path / "cam.zarr")
+    assert run.n == 20
+    assert not np.any(run.column("status") & Status.SEGMENTED)
+    assert len(run.table("particles")) == 0
+    assert [r.frame for r in rig.shown] == list(range(20))
