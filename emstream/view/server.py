@@ -57,6 +57,12 @@ class Server:
             time.sleep(0.005)
         return self
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def stop(self, timeout_s: float = 5.0) -> None:
         """Close all connections and the port."""
         self._server.should_exit = True
