@@ -142,6 +142,13 @@ def _unknown(name: str, origin: str) -> str:
     return f"{name} (from {origin}): no such setting; {advice}"
 
 
+def _as_list(value: Any) -> Any:
+    """`[0.5, 0.6]` or `0.5,0.6`, as the environment and --set give it, as a list; everything else as it is."""
+    if not isinstance(value, str) or not ("," in value or value.startswith("[")):
+        return value
+    return [part.strip().strip("'\"") for part in value.strip("[] ").split(",") if part.strip()]
+
+
 def _validated(kind: type, chosen: dict[str, Any], room: str, origins: Mapping[str, str]) -> tuple[Any, list[str]]:
     """The room's options with types checked and strings converted, or what is wrong."""
     if not chosen:
@@ -149,7 +156,9 @@ def _validated(kind: type, chosen: dict[str, Any], room: str, origins: Mapping[s
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(kind).validate_python({**chosen}), []
+        listed = {f.name for f in dataclasses.fields(kind) if "tuple" in str(f.type)}
+        values = {k: _as_list(v) if k in listed else v for k, v in chosen.items()}
+        return TypeAdapter(kind).validate_python(values), []
     except ValidationError as err:
         wrong = []
         for e in err.errors():

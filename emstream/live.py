@@ -219,7 +219,7 @@ class Daemon:
         row = self.ledger.run_for(
             frame.series, wanted, frame.pixels.shape, dtype.name, frame.pixel_size_nm, self._attrs(frame)
         )
-        writer = RunWriter(self.out, row, self.ledger, self.settings.store)
+        writer = RunWriter(self.out, row, self.ledger, self.settings.store, timed=self.metrics.timed)
         if row.state == "closed":
             writer.reopen()
         keeper = StoreKeeper(writer, self.behind, self.sinks, self.metrics, self._show, row.pixel_size_nm)

@@ -6,10 +6,11 @@ import errno
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from emstream.store.ledger import FrameRow, LabelRow, Ledger, RunRow
 from emstream.store.origins import Origins
 from emstream.store.pyramid import label_levels, levels
 from emstream.store.tables import TableWriter
+
+Timed: TypeAlias = Callable[[str, int], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,12 +74,19 @@ class RunWriter:
     out     : the folder of the runs
     row     : from `Ledger.run_for`
     attrs   : what `attributes.emstream` shall say besides: source, camera, settings …; a resumed run keeps what it had
+    timed   : a context for each stage (fsync, ledger, publish) and its number of frames
     """
 
     def __init__(
-        self, out: Path, row: RunRow, ledger: Ledger, options: StoreOptions, attrs: Mapping[str, Any] | None = None
+        self,
+        out: Path,
+        row: RunRow,
+        ledger: Ledger,
+        options: StoreOptions,
+        attrs: Mapping[str, Any] | None = None,
+        timed: Timed = lambda stage, frames: nullcontext(),
     ) -> None:
-        self.row, self.ledger, self.options = row, ledger, options
+        self.row, self.ledger, self.options, self._timed = row, ledger, options, timed
         self.path = Path(out) / f"{row.name}.zarr"
         self.state_folder = ledger.folder / "state"
         self.attrs: dict[str, Any] = dict(attrs or {}) | dict(row.attrs)
@@ -140,8 +150,11 @@ class RunWriter:
         """
         if self._frames or self._labels:
             self._check_space()
-            self._staged.commit()
-            self.ledger.commit(self.row.id, self._frames, self._labels)
+            group = len(self._frames)
+            with self._timed("fsync", group):
+                self._staged.commit()
+            with self._timed("ledger", group):
+                self.ledger.commit(self.row.id, self._frames, self._labels)
             if self._frames:
                 self._origins.append(self.ledger.frames(self.row.id, self._frames[0].slot))
                 self.n = max(self.n, self._frames[-1].slot + 1)
@@ -159,7 +172,8 @@ class RunWriter:
     def idle(self) -> None:
         """Publish what was committed, when it is time to."""
         if self._dirty and time.monotonic() - self._published_at >= self.options.publish_every_s:
-            self.publish()
+            with self._timed("publish", max(0, self.n - self.published)):
+                self.publish()
 
     def publish(self) -> None:
         """Let readers see all committed frames: coarse levels, labels, columns, and level 0 last, each by atomic replace."""

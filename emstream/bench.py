@@ -1,0 +1,147 @@
+"""How fast this machine is: the loop of `live` over simulated frames, stage by stage, beside its peers."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emstream import arrays, simulate
+from emstream.config import Settings
+from emstream.errors import MissingExtra
+from emstream.messages import Frame, Origin
+from emstream.metrics import STAGES, Metrics
+from emstream.pipeline import Lane, Loop, Sinks, Steps, StoreKeeper
+from emstream.segment import load as load_segmenter
+from emstream.source.ahead import ReadAhead
+from emstream.source.formats import open_movie
+from emstream.store import Ledger, RunWriter, WriteBehind
+
+Row = dict[str, Any]
+
+
+def table(sizes: list[int], frames: int, settings: Settings, *, peers: bool = False) -> list[Row]:
+    """One row per size and stage: ms and MB a frame takes, frames/s; `end to end` is the wall clock of the whole loop.
+
+    sizes  : side of the square uint16 frames, px
+    frames : how many of each
+    peers  : add scikit-image, scipy and zarr on the same frames, one after the other
+    raises : MissingExtra when a peer is not installed
+    """
+    rows: list[Row] = []
+    for side in sizes:
+        movie = simulate.movie(frames, (side, side), particles=60, diameter=(side / 64, side / 16), seed=side)
+        with tempfile.TemporaryDirectory(prefix="emstream-bench-") as folder:
+            path = Path(folder) / "movie.tif"
+            _write(movie, path)
+            rows += _loop(side, path, Path(folder), settings)
+            if peers:
+                rows += _peers(side, path, Path(folder))
+    return rows
+
+
+def _write(movie: simulate.Movie, path: Path) -> None:
+    import tifffile
+
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for frame in movie:
+            writer.write(frame, contiguous=True)
+
+
+def _loop(side: int, path: Path, out: Path, settings: Settings) -> list[Row]:
+    """The loop over the movie, everything as in `live` but the watching; timed after the first frame."""
+    metrics = Metrics()
+    device = arrays.pick_device(settings.compute.device)
+    segmenter = load_segmenter(settings.segment, device, settings.compute.threads) if settings.segment.enabled else None
+    if segmenter is not None:
+        segmenter.warm_up((side, side), "uint16")
+    steps = Steps(align=settings.align, measure=settings.measure, segmenter=segmenter, device=device)
+    n = len(open_movie(path))
+    with Ledger(out, None, settings.store.fsync) as ledger:
+        sinks = Sinks()
+        behind = WriteBehind(sinks, settings.store.write_behind_mb << 20)
+
+        def open_lane(frame: Frame) -> Lane:
+            row = ledger.run_for("bench", f"bench-{side}", frame.pixels.shape, frame.pixels.dtype.name, None)
+            writer = RunWriter(out, row, ledger, settings.store, timed=metrics.timed)
+            return Lane(
+                "bench", StoreKeeper(writer, behind, sinks, metrics, lambda r: None, None), steps, metrics, frame
+            )
+
+        began = time.perf_counter()
+        Loop(ReadAhead(_frames(path, metrics), 256 << 20), open_lane, batch=settings.compute.batch).run()
+        behind.close()
+        seconds = time.perf_counter() - began
+    rows = [_row(side, stage, total / n, side) for stage in STAGES if (total := _spent(metrics, stage))]
+    return [*rows, _row(side, "end to end", seconds / n, side)]
+
+
+def _frames(path: Path, metrics: Metrics) -> Iterator[Frame]:
+    movie = open_movie(path)
+    for i in range(len(movie)):
+        with metrics.timed("read"):
+            pixels = movie[i]
+        yield Frame("bench", Origin(path.name, i, 0, 0, 0), pixels, float(i))
+
+
+def _spent(metrics: Metrics, stage: str) -> float:
+    return metrics.registry.get_sample_value("emstream_stage_seconds_sum", {"stage": stage}) or 0.0
+
+
+def _row(side: int, stage: str, seconds: float, px: int) -> Row:
+    return {
+        "size": f"{side}²",
+        "stage": stage,
+        "ms/frame": round(1e3 * seconds, 2),
+        "frames/s": round(1 / seconds, 1),
+        "MB/s": round(px * px * 2 / seconds / 1e6, 1),
+    }
+
+
+def _peers(side: int, path: Path, out: Path) -> list[Row]:
+    """What people use today, on the same frames: register to the first frame, shift, threshold, measure, append."""
+    try:
+        from skimage.filters import threshold_otsu
+        from skimage.measure import label, regionprops_table
+        from skimage.registration import phase_cross_correlation
+    except ImportError:
+        raise MissingExtra("--peers needs scikit-image", 'pip install "emstream[dev]"') from None
+    from scipy import ndimage
+
+    from emstream.store.peer import Appender
+
+    movie = open_movie(path)
+    reference, spent = movie[0], dict.fromkeys(_PEERS, 0.0)
+    appender = Appender(out / "peer.zarr", reference.shape, reference.dtype)
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        begin = time.perf_counter()
+        result = work()
+        spent[name] += time.perf_counter() - begin
+        return result
+
+    for frame in movie:
+        shift = timed(_PEERS[0], lambda f=frame: phase_cross_correlation(reference, f, upsample_factor=20)[0])  # type: ignore[misc]
+        moved = timed(_PEERS[1], lambda f=frame, s=shift: ndimage.shift(f, s, order=1))  # type: ignore[misc]
+        timed(_PEERS[2], lambda m=moved: appender.append(m))  # type: ignore[misc]
+        smooth = timed(_PEERS[3], lambda m=moved: ndimage.gaussian_filter(m.astype(np.float32), 2))  # type: ignore[misc]
+        labels = timed(_PEERS[3], lambda s=smooth: label(s < threshold_otsu(s)))  # type: ignore[misc]
+        timed(
+            _PEERS[4],
+            lambda k=labels, m=moved: regionprops_table(k, m, properties=("area", "centroid", "mean_intensity")),
+        )  # type: ignore[misc]
+    rows = [_row(side, name, total / len(movie), side) for name, total in spent.items()]
+    return [*rows, _row(side, "peers, end to end", sum(spent.values()) / len(movie), side)]
+
+
+_PEERS = (
+    "peer: scikit-image phase_cross_correlation",
+    "peer: scipy.ndimage.shift",
+    "peer: zarr append",
+    "peer: scipy Gaussian + Otsu + label",
+    "peer: scikit-image regionprops_table",
+)
