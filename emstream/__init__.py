@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emstream.messages import Array, PixelSize
+    from emstream.messages import Array
     from emstream.source.formats import Movie
     from emstream.store.run import Run
 
@@ -42,8 +43,8 @@ def register(reference: Array, moving: Array) -> tuple[Any, float]:
     return register_pair(reference, moving)
 
 
-def segment(image: Array, model: str = "default", pixel_size_nm: PixelSize | None = None) -> Array:
-    """Particles of one image: (y, x) -> (y, x) int32 labels, 0 = background. See `emstream.segment`."""
-    from emstream.segment import SegmentOptions, load
-
-    return load(SegmentOptions(model=model))(image, pixel_size_nm=pixel_size_nm).labels
+def __getattr__(name: str) -> Any:
+    """`emstream.segment` is a room and a function: opened when it is first asked for."""
+    if name == "segment":
+        return import_module("emstream.segment")
+    raise AttributeError(f"module 'emstream' has no attribute {name!r}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from emstream import arrays
 from emstream.config import Settings
-from emstream.source.filesystem import kind_of
+from emstream.source.filesystem import is_remote, mount_kind
 
 Row = dict[str, Any]
 
@@ -39,16 +39,16 @@ def _folders(source: Path | None, out: Path | None) -> Iterator[tuple[str, str, 
             "ok" if allowed else f"no access to {there}",
             "" if allowed else "run as the user that owns it",
         )
-        found = kind_of(there)
-        if found.remote:
+        kind = mount_kind(there)
+        if is_remote(kind):
             advice = (
                 "no change events here: the folder is swept"
                 if role == "source"
                 else "keep OUT on a local disk: the ledger needs one"
             )
-            yield f"{role} file system", "note" if role == "source" else "bad", found.name, advice
+            yield f"{role} file system", "note" if role == "source" else "bad", kind, advice
         else:
-            yield f"{role} file system", "good", found.name, ""
+            yield f"{role} file system", "good", kind, ""
         if role == "out":
             free = shutil.disk_usage(there).free
             seconds = free / (2048 * 2048 * 2 * 40 / 1.6)

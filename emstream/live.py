@@ -28,8 +28,7 @@ from emstream.source.correct import load_correction
 from emstream.source.watch import watch
 from emstream.store import Ledger, RunWriter, WriteBehind
 from emstream.view.latest import Latest
-from emstream.view.preview import Window, picture
-from emstream.view.shown import DaemonStatus
+from emstream.view.shown import DaemonStatus, Shown
 
 log = logging.getLogger("emstream.live")
 STATUS_EVERY_S = 0.5
@@ -109,7 +108,6 @@ class Daemon:
         self.url = ""
         self._stop = threading.Event()
         self._open = ExitStack()
-        self._windows: dict[str, Window] = {}
         self._begun = time.monotonic()
         self._status_at = 0.0
         self._commits: deque[float] = deque(maxlen=256)
@@ -160,7 +158,7 @@ class Daemon:
             until_idle=self.until_idle,
             close_after=self.settings.store.close_after_s,
             tick=self._tick,
-            busy=lambda: self.report.pending_files > 0,
+            busy=lambda: self.report.settling > 0,
         )
         try:
             self._loop.run()
@@ -256,11 +254,9 @@ class Daemon:
             self.segmented += 1
         if measured is not None:
             self._note_sizes(result)
-        shown, self._windows[result.run] = picture(
-            result.run, result.frame, aligned, result.labelled, measured, size=self.settings.view.preview_px,
-            window=self._windows.get(result.run), drift_speed=result.drift_speed,
-        )  # fmt: skip
-        self.latest.show(shown)
+        self.latest.show(
+            Shown.of(result.run, result.frame, aligned, result.labelled, measured, drift_speed=result.drift_speed)
+        )
 
     def _note_sizes(self, result: Result) -> None:
         measured, labelled = result.measured, result.labelled
@@ -343,7 +339,7 @@ class Report:
         self.ledger: Ledger | None = None
         self.source = Path()
         self.count = {"seen": 0, "quarantined": 0, "lost": 0}
-        self.pending_files = 0
+        self.pending_files = self.settling = 0
         self.last_quarantined = ""
         self.up = True
 
@@ -365,9 +361,9 @@ class Report:
             except OSError as err:
                 log.warning("quarantine not recorded", extra={"path": path, "error": str(err)})
 
-    def pending(self, count: int, oldest_s: float) -> None:
-        """Files that are there and not complete yet."""
-        self.pending_files = count
+    def pending(self, count: int, oldest_s: float, settling: int) -> None:
+        """Files that are there and not complete yet; `settling` of them may be so within a moment."""
+        self.pending_files, self.settling = count, settling
         self._metrics.pending("incomplete", count)
         self._metrics.oldest_pending_seconds.set(oldest_s)
 

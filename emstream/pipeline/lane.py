@@ -17,6 +17,7 @@ from emstream.measure import MeasureOptions
 from emstream.messages import Aligned, Array, Frame, Labelled, Measured, Origin, Rect, Status
 from emstream.metrics import Metrics
 from emstream.segment import Segmenter
+from emstream.source.correct import Correction
 
 Tables: TypeAlias = dict[str, Mapping[str, np.ndarray]]  # table name → rows, physical units
 
@@ -30,7 +31,7 @@ REPLAY = 200  # most stored frames that the aligner sees again after a restart w
 class Steps:
     """What happens to a frame, made once from the rooms' options.
 
-    correction : dark, gain, defects as `align.start` takes them; never applied to what is stored
+    correction : dark, gain and defects; never applied to what is stored
     segmenter  : None when segmentation is off
     """
 
@@ -38,7 +39,7 @@ class Steps:
     measure: MeasureOptions
     segmenter: Segmenter | None
     device: str = "cpu"
-    correction: Mapping[str, Any] | None = None
+    correction: Correction | None = None
     keep_raw: bool = False
 
 
@@ -79,6 +80,8 @@ class Lane:
         self.series, self.keeper, self.steps, self.metrics = series, keeper, steps, metrics
         self.shape, self.dtype = first.pixels.shape, first.pixels.dtype
         self._pixel_size_nm = first.pixel_size_nm
+        maps = steps.correction.maps(self.shape) if steps.correction else {}
+        self._references = {k: arrays.to_device(v, steps.device) for k, v in maps.items()}
         self._aligned = steps.align.enabled and min(self.shape) >= SMALLEST
         self.kept = keeper.stored  # frames aligned and handed to the store
         self.linked = keeper.stored  # frames whose particles are measured and tracked, in order
@@ -134,7 +137,7 @@ class Lane:
         if self._drift is not None:
             return self._drift
         xp = arrays.array_namespace(pixels)
-        return align.start(self.shape, self.dtype, self.steps.align, xp=xp, **(self.steps.correction or {}))
+        return align.start(self.shape, self.dtype, self.steps.align, xp=xp, **self._references)
 
     @staticmethod
     def _late(frame: Frame) -> int:
@@ -192,7 +195,16 @@ class Lane:
         segmenter = self.steps.segmenter
         assert segmenter is not None
         with self.metrics.timed("segment"):
-            return segmenter(aligned.pixels, valid=aligned.valid, pixel_size_nm=aligned.frame.pixel_size_nm)
+            return segmenter(self._corrected(aligned), valid=aligned.valid, pixel_size_nm=aligned.frame.pixel_size_nm)
+
+    def _corrected(self, aligned: Aligned) -> Array:
+        """(counts - dark) * gain, the references moved as the frame was; the counts themselves without references."""
+        pixels, whole = aligned.pixels, (float(round(aligned.shift[0])), float(round(aligned.shift[1])))
+        for name in ("dark", "gain"):
+            if name in self._references:
+                reference, _ = align.move(self._references[name], whole)
+                pixels = pixels - reference if name == "dark" else pixels * reference
+        return pixels
 
     def _measure(self, labelled: Labelled, aligned: Aligned) -> Measured:
         with self.metrics.timed("measure"):

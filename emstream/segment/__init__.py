@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from emstream.errors import BadSettings, ModelBroken
@@ -78,6 +81,28 @@ def load(options: SegmentOptions, device: str = "cpu", threads: int = 0) -> Segm
     from emstream.segment.predict import Network
 
     return Network(folder, options, device, threads)
+
+
+@lru_cache(maxsize=4)
+def _loaded(model: str) -> Segmenter:
+    return load(SegmentOptions(model=model))
+
+
+class _Door(ModuleType):
+    """`emstream.segment` is this room and, as promised to users, a function too."""
+
+    def __call__(self, image: Array, model: str = "default", pixel_size_nm: PixelSize | None = None) -> Array:
+        """Particles of one image: (y, x) -> (y, x) int32 labels, 0 = background.
+
+        model  : default | classical | folder of a trained model
+        raises : BadImage, ModelBroken
+        """
+        segmenter = _loaded(model)
+        segmenter.reset()  # every call is a new series
+        return segmenter(image, pixel_size_nm=pixel_size_nm).labels
+
+
+sys.modules[__name__].__class__ = _Door
 
 
 def check(options: SegmentOptions) -> None:

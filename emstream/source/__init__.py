@@ -37,6 +37,7 @@ class SourceOptions:
     defects: str = ""  # path of a defect map (1 = bad) or of a text of rectangles `x y w h`
     pixel_size_nm: float | tuple[float, float] | None = None  # nm per px, (y, x) or both; overrides the file
     group: Group = "auto"  # what makes one run
+    watch: Literal["auto", "scan"] = "auto"  # scan: do not ask the system for file events
     max_frame_bytes: int = 2 << 30  # a frame that claims more is refused before anything is allocated
     read_ahead_mb: int = 256  # decoded frames that may wait for the loop
     eer_frames: int = 1  # raw EER frames summed into one frame

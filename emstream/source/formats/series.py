@@ -28,10 +28,13 @@ RAW_PART = re.compile(r"^(?P<stem>.+)\.raw(?:_(?P<n>\d+))?$", re.IGNORECASE)
 TVIPS_PART = re.compile(r"^(?P<stem>.+)_(?P<n>\d{3,})\.tvips$", re.IGNORECASE)
 DECTRIS_PART = re.compile(r"^(?P<stem>.+)_data_(?P<n>\d+)\.h5$", re.IGNORECASE)
 SIDECAR_SUFFIXES = frozenset(
-    ".txt .csv .tsv .log .md .json .yaml .yml .toml .xml .ini .hdr .mdoc .emi .metadata .gtg .html .pdf .db .sqlite".split()
+    (".txt", ".csv", ".tsv", ".log", ".md", ".json", ".yaml", ".yml", ".toml", ".xml", ".ini", ".html", ".pdf")
+    + (".hdr", ".mdoc", ".emi", ".metadata", ".gtg", ".db", ".sqlite")
 )
 SIDECAR_ENDS = (".seq.gain.mrc", ".seq.dark.mrc", "_info.txt")
-MOVIE_SUFFIXES = frozenset(".seq .tvips .mib .ser .eer .ecc .h5 .hdf5 .emd .de5 .nxs .hspy .dm5".split())
+MOVIE_SUFFIXES = frozenset(
+    (".seq", ".tvips", ".mib", ".ser", ".eer", ".ecc", ".h5", ".hdf5", ".emd", ".de5", ".nxs", ".hspy", ".dm5")
+)
 DIRECTORS = (".dm4", ".dm5")
 
 
