@@ -195,7 +195,7 @@ def info(path: Path, as_json: AsJson = False) -> None:
 
     Example: emstream info movie.mrc --json
     """
-    from emstream.source.formats import describe
+    from emstream.source.formats.describe import describe
 
     _print(describe(path), as_json)
 

@@ -47,6 +47,14 @@ READERS = (
     _reader("mrc", "mrc", "MrcSource", ".mrc", ".mrcs", ".st", ".map", ".rec", ".ali"),
     _reader("npy", "npy", "NpySource", ".npy"),
     _reader("png", "picture", "PngSource", ".png", recognise="recognise_png", hint=False),
+    _reader("dm4", "dm", "open_dm", ".dm3", ".dm4"),
+    _reader("seq", "seq", "SeqSource", ".seq", hint=True),
+    _reader("mib", "mib", "MibSource", ".mib", hint=True),
+    _reader("tvips", "tvips", "TvipsSource", ".tvips", hint=True),
+    _reader("ser", "ser", "SerSource", ".ser", hint=True),
+    _reader("hdf5", "hdf5", "Hdf5Source", ".h5", ".hdf5", ".emd", ".de5", ".nxs", ".hspy", hint=True),
+    _reader("zarr", "zarr_stack", "ZarrSource", folders=True),
+    _reader("folder", "folder", "FolderSource", folders=True),
     _reader("jpeg", "picture", "JpegSource", ".jpg", ".jpeg", recognise="recognise_jpeg", hint=False),
 )
 
@@ -106,6 +114,11 @@ def sniff(path: Path | str, format: str = "auto") -> Reader:
              UnreadableFile (unknown_format, not_a_file)
     """
     path = Path(path)
+    if path.is_dir():
+        for reader in readers().values():
+            if reader.folders and reader.recognise(b"", path) is Verdict.YES:
+                return reader
+        raise UnreadableFile(f"{path} is a folder without frames that emstream knows", reason="unknown_format")
     file = ByteFile(path)
     try:
         head = file.read_at(0, min(HEAD, file.size()))
