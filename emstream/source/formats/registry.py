@@ -43,7 +43,7 @@ def _reader(name: str, module: str, source: str, *suffixes: str, recognise: str 
 
 
 READERS = (
-    _reader("tiff", "tiff", "TiffSource", ".tif", ".tiff", ".btf", ".tf8"),
+    _reader("tiff", "tiff", "TiffSource", ".tif", ".tiff", ".btf", ".tf8", ".eer", ".ecc"),
     _reader("mrc", "mrc", "MrcSource", ".mrc", ".mrcs", ".st", ".map", ".rec", ".ali"),
     _reader("npy", "npy", "NpySource", ".npy"),
     _reader("png", "picture", "PngSource", ".png", recognise="recognise_png", hint=False),

@@ -1,4 +1,4 @@
-"""NorPix StreamPix .seq, as Direct Electron and others write it: frames at fixed distances, a time stamp after each."""
+"""NorPix StreamPix sequences (.seq), as Direct Electron cameras write them: counted by size, the header's count is stale."""
 
 from __future__ import annotations
 
@@ -12,51 +12,60 @@ from emstream.source.formats.files import ByteFile
 from emstream.source.formats.protocol import Verdict
 from emstream.source.formats.stride import Layout, StrideSource
 
-MAGIC = b"\xed\xfe\x00\x00"
-HEADER = 592
+MAGIC = b"\xed\xfe\0\0"
+MONO = 100
 
 
 def recognise(head: bytes, path: Path) -> Verdict:
-    """The magic word 0xFEED."""
+    """0xFEED, little endian, and the name in UTF-16."""
     if len(head) < 4:
-        return Verdict.NOT_YET if path.suffix.lower() == ".seq" else Verdict.NO
-    return Verdict.YES if head[:4] == MAGIC else Verdict.NO
+        return Verdict.NOT_YET if MAGIC.startswith(head) and path.suffix.lower() == ".seq" else Verdict.NO
+    if head[:4] == MAGIC:
+        return Verdict.YES
+    return Verdict.NOT_YET if path.suffix.lower() == ".seq" and not any(head) else Verdict.NO
 
 
 class SeqSource(StrideSource):
-    """One .seq file. The header's number of frames is stale while it records: the size counts."""
+    """One sequence; each image is followed by its time stamp and padding up to `true image size`."""
 
     format = "seq"
 
     def parse(self, file: ByteFile) -> Layout:
-        head = file.read_at(0, HEADER)
-        version, start = struct.unpack_from("<2i", head, 28)
-        width, height, bits, _, nbytes, _, frames, _, stride = struct.unpack_from("<9I", head, 548)
+        """The 1024-byte header; images begin at 8192 since version 5, at 1024 before."""
+        head = file.read_at(0, 1024)
+        if not any(head):
+            raise NotComplete(f"{self.path} has no header yet")
+        (version,) = struct.unpack_from("<I", head, 28)
+        width, height, bits, _, nbytes, kind, allocated, _, stride = struct.unpack_from("<9I", head, 548)
         (fps,) = struct.unpack_from("<d", head, 584)
+        (compression,) = struct.unpack_from("<I", head, 620)
+        if compression:
+            raise UnreadableFile(f"{self.path} is a compressed sequence", "record it raw", reason="unknown_format")
+        if kind not in (0, MONO):
+            raise UnreadableFile(f"{self.path} holds images of kind {kind}, not grey", reason="colour")
         if bits not in (8, 16, 32):
-            raise UnreadableFile(f"{self.path} has {bits} bits per pixel", "8, 16 and 32 are read", "unknown_format")
-        dtype = np.dtype({8: "u1", 16: "<u2", 32: "<u4"}[bits])
-        if nbytes != width * height * dtype.itemsize:
-            raise UnreadableFile(
-                f"{self.path}: frames of {width} x {height} px and {nbytes} bytes", "only plain grey frames are read",
-                "unknown_format",
-            )  # fmt: skip
+            raise UnreadableFile(f"{self.path} has a damaged header: {bits} bits a pixel")
+        pixels = width * height * bits // 8
+        if nbytes < pixels:
+            raise UnreadableFile(f"{self.path} has a damaged header: {nbytes} bytes for {height} x {width} px")
+        self._stamp_at = nbytes
+        start = 8192 if version >= 5 else 1024
+        meta = {"fps": fps} if 0 < fps < 1e6 else {}
         return Layout(
             shape=(height, width),
-            dtype=dtype,
-            start=8192 if version >= 5 else max(1024, start),
+            dtype=np.dtype(f"<u{bits // 8}"),
+            start=start,
             stride=stride,
-            nbytes=nbytes,
-            n_expected=frames or None,
+            n_expected=allocated or None,
             many=True,
-            meta={"fps": fps} if 0 < fps < 1e6 else {},
+            meta=meta,
         )
 
     def frame_time(self, i: int) -> float | None:
-        """The stamp behind the pixels: seconds, milliseconds, microseconds; the recorder's local clock taken as UTC."""
-        at = self.layout.start + i * self.layout.stride + self.layout.pixel_bytes
-        try:
-            seconds, ms, us = struct.unpack("<I2H", self.file.read_at(at, 8))
-        except NotComplete:
+        """The stamp behind the pixels: seconds, ms, µs. Raises NotComplete."""
+        lay = self.layout
+        if self._stamp_at + 8 > lay.stride:
             return None
+        raw = self.file.read_at(lay.start + i * lay.stride + self._stamp_at, 8)
+        seconds, ms, us = struct.unpack("<IHH", raw)
         return seconds + ms / 1e3 + us / 1e6 if seconds else None

@@ -95,6 +95,9 @@ class TiffSource(FileSource):
         check_size(self.path, self.pixels.shape, self.pixels.nbytes, self.options)
         self._shape, self._dtype = self.pixels.shape, self.pixels.dtype
         self.info: TiffMeta = read_meta(file, self.flavour, page)
+        planar = self.pixels.planar == 2 and self.pixels.samples > 1
+        # tifffile takes a stack of three or four frames for planes of colour, but tells its true shape
+        self._planes = self.pixels.samples if planar and self.info.stacked == self.pixels.samples else 0
         self._mdoc = mdoc(self.path)
         self._frames: list[tuple[int, int]] = []  # (directory, byte of the pixels or -1 when in pieces)
         self._seen: set[int] = set()
@@ -158,7 +161,10 @@ class TiffSource(FileSource):
             self._next_at = page.next_at
         self._stack = self._one_directory(end) if ended and len(self._frames) == 1 else 0
         n = max(self._stack, len(self._frames))
-        self._advance(file, n)
+        if self._planes and n == 1:
+            n = self._n_complete = self._planes
+        else:
+            self._advance(file, n)
         expected = self._mdoc.get("frames") or self.info.frames
         return SourceState(
             n_complete=self._n_complete,
@@ -222,6 +228,10 @@ class TiffSource(FileSource):
 
     def fill(self, i: int, out: np.ndarray) -> None:
         """Pixels of page i."""
+        if i < self._planes and self._frames:
+            page = ifd.read_page(self.file, self.flavour, self._frames[0][0])
+            out[...] = self._decode(page, self.pixels, 0)[..., i]
+            return
         if i >= max(self._stack, len(self._frames)):
             raise NotComplete(f"frame {i} of {self.path} is not there yet")
         at, where = self._frames[min(i, len(self._frames) - 1)]

@@ -17,6 +17,7 @@ from emstream.source.formats.units import length_nm, pixel_size
 DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, SOFTWARE, MODEL = 270, 282, 283, 296, 305, 272
 DM_X_UNIT, DM_Y_UNIT, DM_X_SCALE, DM_Y_SCALE = 65003, 65004, 65009, 65010
 FEI_SFEG, FEI_HELIOS, TVIPS = 34680, 34682, 37706
+EER = 65001
 LARGEST_NM = 5e3  # coarser resolutions are a screen's or a printer's dots per inch
 
 
@@ -50,6 +51,7 @@ def _read(file: ByteFile, kind: ifd.Flavour, page: ifd.Page) -> TiffMeta:
         _digital_micrograph(file, kind, page)
         or _tvips(file, kind, page)
         or _fei(fei)
+        or _eer(ifd.text(file, page, EER))
         or _ome(words)
         or _image_j(file, kind, page, words)
         or _plain(file, kind, page)
@@ -73,6 +75,15 @@ def _stacked(words: str) -> int:
         if isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 1 << 40 for n in shape):
             return int(shape[0])
     return 0
+
+
+def _eer(words: str) -> PixelSize | None:
+    """Thermo Fisher's electron event files: `<item name="sensorPixelSize.width" unit="m">5.0E-11</item>`."""
+    sizes = []
+    for axis in ("height", "width"):
+        found = re.search(rf'name="sensorPixelSize\.{axis}"\s+unit="(\w+)"\s*>([^<]+)<', words)
+        sizes.append(length_nm(found[2], found[1]) if found else None)
+    return pixel_size(*sizes)
 
 
 def _digital_micrograph(file: ByteFile, kind: ifd.Flavour, page: ifd.Page) -> PixelSize | None:
