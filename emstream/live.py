@@ -198,7 +198,8 @@ class Daemon:
         server = start(
             self.latest, self.settings.view, metrics=self.metrics, runs=stored.runs, ready=self._ready, shelf=stored
         )
-        self.url = server.url
+        given = bool(self.settings.view.token)  # a token that the user chose stays out of the log
+        self.url = server.url.partition("?")[0] if given else server.url
         return server
 
     def _ready(self) -> tuple[bool, list[str]]:
@@ -347,6 +348,11 @@ class Report:
         """`n` more complete frames were found."""
         self.count["seen"] += n
         self._metrics.frames("seen", n)
+
+    def read(self, seconds: float, nbytes: int) -> None:
+        """A frame was read and decoded."""
+        self._metrics.took("read", seconds)
+        self._metrics.bytes("read", nbytes)
 
     def quarantined(self, path: str, reason: str, what: str) -> None:
         """A file cannot become frames; the stream goes on."""
