@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emstream.errors import BadSettings, EmstreamError
+
+# Before numpy is loaded: our matrices are small, and BLAS threads that wait for each other made the aligner ten times
+# slower on a busy machine. The network's threads are torch's own (compute.threads).
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
     from emstream.config import Settings

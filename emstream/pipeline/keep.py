@@ -177,7 +177,10 @@ class StoreKeeper:
         self._metrics.frames("committed")
         self._metrics.bytes("written", frame.pixels.nbytes)
         self._metrics.last_commit.set(now)
-        self._metrics.latency("committed", now - frame.closed_at)
+        if frame.closed_at:
+            seen = now - (time.monotonic() - frame.seen_at)
+            self._metrics.latency("seen", seen - frame.closed_at)
+            self._metrics.latency("committed", now - frame.closed_at)
         size = self._pixel_size_nm
         speed = drift_speed * math.sqrt(size[0] * size[1]) if size else math.nan
         self._metrics.drift(aligned.shift, aligned.confidence, speed)

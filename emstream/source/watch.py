@@ -38,6 +38,9 @@ class SourceReport(Protocol):
     def seen(self, n: int) -> None:
         """n more frames were found complete."""
 
+    def read(self, seconds: float, nbytes: int) -> None:
+        """A frame was read and decoded."""
+
     def quarantined(self, path: str, reason: str, what: str) -> None:
         """A file, or a frame of it, that cannot be read; it is looked at again when it changes."""
 
@@ -305,6 +308,7 @@ class Watcher:
 
     def _read(self, file: Followed, late: bool) -> Frame | None:
         """The next frame of a file; one that cannot be read is told of and left out."""
+        began = self._timer()
         try:
             frame = file.read(self._options, late)
         except (NotComplete, SourceMissing):
@@ -316,6 +320,7 @@ class Watcher:
             return None
         if frame is not None:
             self._report.seen(1)
+            self._report.read(self._timer() - began, frame.pixels.nbytes)
         return frame
 
     def _refuse(self, file: Followed, reason: str, what: str) -> None:
