@@ -22,6 +22,7 @@ class LearnOptions:
     crop_px: int = 224  # a multiple of 32
     scale: tuple[float, float] = (0.4, 1.1)  # of the crops relative to their picture
     drawn: float = 0.5  # share of procedural frames in a batch
+    simulated: float = 0.5  # share of those that come from the simulated microscope
     invert: float = 0.3  # share of crops with the contrast turned round
     learning_rate: float = 2e-3
     weight_decay: float = 0.02

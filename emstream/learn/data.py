@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emstream import simulate
 from emstream.errors import SourceMissing, UnreadableFile
 from emstream.learn import LearnOptions
 from emstream.learn import synthetic as drawn
@@ -107,7 +108,10 @@ class Crops:
         if self.share <= 0:
             return
         side = int(1.3 * self.options.crop_px)
-        new = drawn.scene(self.rng, (side, side), drawn.Look())
+        if self.rng.random() < self.options.simulated:
+            new = simulated(self.rng, side)
+        else:
+            new = drawn.scene(self.rng, (side, side), drawn.Look())
         if len(self.scenes) < BANK:
             self.scenes.append(new)
         else:
@@ -127,6 +131,31 @@ class Crops:
         pyramid = self.pyramids[self.rng.integers(len(self.pyramids))]
         image, labels = warped(self.rng, pyramid, self.options.crop_px, self.options.scale)
         return disturbed(self.rng, image, self.options.invert), labels
+
+
+def simulated(rng: np.random.Generator, side: int) -> drawn.Scene:
+    """A frame of the simulated microscope before its exposure: supported particles on granular film."""
+    small = float(np.exp(rng.uniform(np.log(5), np.log(16))))
+    large = small * float(np.exp(rng.uniform(0.2, 1.4)))
+    low = float(rng.uniform(0.08, 0.25))
+    movie = simulate.movie(
+        1,
+        (side, side),
+        particles=int(rng.uniform(0.02, 0.25) * side**2 / (0.8 * (small + large) / 2) ** 2) + 1,
+        diameter=(small, large),
+        contrast=(low, low + float(rng.uniform(0.05, 0.2))),
+        polarity="dark" if rng.random() < 0.65 else "bright",
+        film=float(rng.uniform(0, 0.4)) * low,
+        grain_px=float(rng.uniform(2, 5)),
+        dome=float(rng.uniform(0, 0.8)),
+        facets=float(rng.uniform(0, 0.6)),
+        roughness=float(rng.uniform(0, 0.06)),
+        seed=int(rng.integers(1 << 31)),
+    )
+    labels = movie.labels(0)
+    area = np.bincount(np.unique(labels, return_inverse=True)[1].ravel())[1:]
+    least = (drawn.ROSE / low) ** 2 / float(np.median(area)) if len(area) else 0.0
+    return drawn.Scene(movie.clean(0), labels, least, drawn.Look())
 
 
 def _pyramid(picture: Picture) -> list[Picture]:

@@ -26,10 +26,13 @@ def main() -> None:
     ask.add_argument("--out", type=Path, required=True, help="folder of the model")
     ask.add_argument("--minutes", type=float, default=60.0)
     ask.add_argument("--threads", type=int, default=1)
+    ask.add_argument("--start-from", default="", help="folder of a model whose weights are the start")
+    ask.add_argument("--learning-rate", type=float, default=2e-3)
     given = ask.parse_args()
     options = LearnOptions(
-        recipe="supervised", minutes=given.minutes, threads=given.threads, epochs=1000, steps_per_epoch=100
-    )
+        recipe="supervised", minutes=given.minutes, threads=given.threads, epochs=1000, steps_per_epoch=100,
+        start_from=given.start_from, learning_rate=given.learning_rate,
+    )  # fmt: skip
     numbers = train(options, [given.emps / "images"], given.out, labels=str(given.emps / "segmaps"), progress=tell)
     tell({"done": True, "validation": numbers})
 

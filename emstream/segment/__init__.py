@@ -72,10 +72,6 @@ def load(options: SegmentOptions, device: str = "cpu", threads: int = 0) -> Segm
 
         return Classical(options)
     folder = SHIPPED / options.model if options.model == "default" else Path(options.model)
-    if options.model == "default" and not folder.is_dir():
-        from emstream.segment.classical import Classical
-
-        return Classical(options)
     if not folder.is_dir():
         raise ModelBroken(f"segment.model = {options.model!r} is no folder", "default, classical, or a model folder")
     from emstream.segment.predict import Network

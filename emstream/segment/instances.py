@@ -79,6 +79,12 @@ def grow(foreground: np.ndarray, cores: np.ndarray) -> np.ndarray:
     return renumber(labels, np.bincount(labels.ravel()) > 0)
 
 
+def reach_out(labels: np.ndarray, px: int = 2) -> np.ndarray:
+    """Labels that spread by a few px into the background: what their enlarged edges will cover. float32 for cv2."""
+    nearest, distance = _nearest_core(labels)
+    return np.where(distance <= px, nearest, 0).astype(np.float32) if labels.any() else labels.astype(np.float32)
+
+
 def _nearest_core(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each pixel the number of the nearest seed, and the distance to it in px."""
     distance, zone = cv2.distanceTransformWithLabels(

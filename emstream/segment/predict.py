@@ -15,13 +15,14 @@ from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import SegmentOptions
 from emstream.segment.classical import ClassicalState
 from emstream.segment.classical import segment as segment_classically
-from emstream.segment.instances import components, cover, drop_small, grow, smallest_area
+from emstream.segment.instances import components, cover, drop_small, grow, reach_out, renumber, smallest_area
 from emstream.segment.model import read_model
 from emstream.segment.normalise import normalise, pad, reduce_on_device
 from emstream.segment.scale import enlarge, reduce, scaled, working_shape
+from emstream.segment.split import cores
 from emstream.segment.unet import UNet
 
-CORE = 0.5  # depth above which a pixel belongs to a particle's core
+SURE = 0.85  # foreground that a particle must reach somewhere
 JUDGED_PX = 256  # longer side at which network and classical method are compared
 
 
@@ -107,11 +108,26 @@ def instances(
     valid: Rect | None = None,
     pixel_size_nm: PixelSize | None = None,
 ) -> np.ndarray:
-    """(2, y, x) maps at the working size -> (y, x) int32 labels of `shape`."""
-    foreground, depth = (enlarge(m, shape) for m in maps)
-    mask = cover(foreground > options.threshold, valid)
-    labels = grow(mask, depth > CORE) if options.split else components(mask)
+    """(2, y, x) maps at the working size -> (y, x) int32 labels of `shape`.
+
+    Particles are found and taken apart at the working size; their edges are drawn at full size.
+    """
+    small = maps[0] > options.threshold
+    found = grow(small, cores(small)) if options.split else components(small)
+    found = renumber(found, _sure(found, maps[0]))
+    if found.shape == shape:
+        labels = np.where(cover(small, valid), found, 0)
+    else:
+        nearest = cv2.resize(reach_out(found), shape[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int32)
+        labels = np.where(cover(enlarge(maps[0], shape) > options.threshold, valid), nearest, 0)
     return drop_small(labels, smallest_area(options, pixel_size_nm))
+
+
+def _sure(labels: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """(n + 1,) bool: which particles the network is sure of somewhere, not only inclined to everywhere."""
+    highest = np.zeros(int(labels.max()) + 1, np.float32)
+    np.maximum.at(highest, labels.ravel(), foreground.ravel())
+    return highest >= SURE
 
 
 def soft_iou(probability: np.ndarray, mask: np.ndarray) -> float:

@@ -1,0 +1,64 @@
+"""Touching particles come apart where the foreground has a neck: no watershed, a few milliseconds a frame."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+NECK = 0.78  # a neck thinner than this share of the thinner partner's half width parts two particles
+CORE = 0.7  # of a particle's half width: what is deeper is its core
+SHALLOW = 1.5  # px; what is nowhere deeper than this is never parted
+
+
+def cores(mask: np.ndarray) -> np.ndarray:
+    """One connected core for each particle of a foreground.
+
+    mask    : (y, x) bool
+    returns : (y, x) bool; `instances.grow` gives each pixel to the nearest core of its component
+
+    The deepest points (largest distance to the edge) are the particles' middles. Two of them belong to one particle
+    when the foreground between them is nowhere thinner than NECK of the thinner one.
+    """
+    depth = cv2.distanceTransform(np.ascontiguousarray(mask).view(np.uint8), cv2.DIST_L2, 5)
+    smooth = cv2.GaussianBlur(depth, (0, 0), 1.0)
+    top = (smooth >= cv2.dilate(smooth, np.ones((5, 5), np.uint8))) & (depth > SHALLOW)
+    n, _, _, centres = cv2.connectedComponentsWithStats(top.view(np.uint8), connectivity=8)
+    if n < 3:
+        return top
+    at = np.rint(centres[1:, ::-1]).astype(int)  # (n, 2) y, x
+    height = depth[at[:, 0], at[:, 1]]
+    on = height > 0
+    at, height = at[on], height[on]
+    joined = _same_particle(depth, at, height)
+    out = _core(depth, at, height)
+    canvas = out.view(np.uint8)
+    for i, j in joined:
+        cv2.line(canvas, (int(at[i, 1]), int(at[i, 0])), (int(at[j, 1]), int(at[j, 0])), 1, 1)
+    return canvas.view(bool) & mask
+
+
+def _core(depth: np.ndarray, at: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """What is deeper than CORE of the nearest middle."""
+    seeds = np.ones(depth.shape, np.uint8)
+    seeds[at[:, 0], at[:, 1]] = 0
+    _, zone = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    level = np.zeros(int(zone.max()) + 1, np.float32)
+    level[zone[at[:, 0], at[:, 1]]] = height
+    inside: np.ndarray = (depth >= CORE * level[zone]) & (depth > 0)
+    inside[at[:, 0], at[:, 1]] = True
+    return inside
+
+
+def _same_particle(depth: np.ndarray, at: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """(k, 2) pairs of middles without a neck between them."""
+    tree = cKDTree(at)
+    pairs = tree.query_pairs(float(2.5 * height.max()), output_type="ndarray")
+    if not len(pairs):
+        return pairs
+    apart = np.linalg.norm(at[pairs[:, 0]] - at[pairs[:, 1]], axis=1)
+    pairs = pairs[apart < 1.3 * (height[pairs[:, 0]] + height[pairs[:, 1]])]
+    along = np.linspace(0, 1, 17)[None, :, None]
+    points = np.rint(at[pairs[:, 0], None] * (1 - along) + at[pairs[:, 1], None] * along).astype(int)
+    thinnest = depth[points[..., 0], points[..., 1]].min(axis=1)
+    return pairs[thinnest >= NECK * np.minimum(height[pairs[:, 0]], height[pairs[:, 1]])]
