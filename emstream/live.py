@@ -125,12 +125,12 @@ class Daemon:
             self.ledger = opening.enter_context(Ledger(self.out, self.source, self.settings.store.fsync))
             self.report.ledger = self.ledger
             self.report.source = self.source
-            if self.settings.view.http:
-                opening.callback(self._serve().stop)
             self.steps = self._make_steps()
             self.sinks = Sinks()
             self.behind = WriteBehind(self.sinks, self.settings.store.write_behind_mb << 20)
             opening.callback(self.behind.close, 30.0)
+            if self.settings.view.http:
+                opening.callback(self._serve().stop)
             self._open = opening.pop_all()
         log.info("watching", extra={"source": str(self.source), "out": str(self.out), "page": self.url or "not served"})
         return self

@@ -47,7 +47,7 @@ READERS = (
     _reader("mrc", "mrc", "MrcSource", ".mrc", ".mrcs", ".st", ".map", ".rec", ".ali"),
     _reader("npy", "npy", "NpySource", ".npy"),
     _reader("png", "picture", "PngSource", ".png", recognise="recognise_png", hint=False),
-    _reader("dm4", "dm", "open_dm", ".dm3", ".dm4"),
+    Reader("dm4", (".dm3", ".dm4"), _lazy("dm", "recognise"), _lazy("gatan_raw", "open_dm")),
     _reader("seq", "seq", "SeqSource", ".seq", hint=True),
     _reader("mib", "mib", "MibSource", ".mib", hint=True),
     _reader("tvips", "tvips", "TvipsSource", ".tvips", hint=True),
