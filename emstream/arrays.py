@@ -120,7 +120,7 @@ def as_torch(a: Array) -> Any:
         if a.dtype.byteorder == ">":
             a = a.astype(a.dtype.newbyteorder("="))
         return torch.from_numpy(a if a.flags.writeable else a.copy())
-    return torch.from_dlpack(a)
+    return torch.utils.dlpack.from_dlpack(a)
 
 
 def from_torch(t: Any) -> Array:

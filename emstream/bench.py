@@ -118,26 +118,24 @@ def _peers(side: int, path: Path, out: Path) -> list[Row]:
     reference, spent = movie[0], dict.fromkeys(_PEERS, 0.0)
     appender = Appender(out / "peer.zarr", reference.shape, reference.dtype)
 
-    def timed(name: str, work: Callable[[], Any]) -> Any:
+    def timed(name: str, work: Callable[..., Any], *given: Any) -> Any:
         begin = time.perf_counter()
-        result = work()
+        result = work(*given)
         spent[name] += time.perf_counter() - begin
         return result
 
     for frame in movie:
-        shift = timed(_PEERS[0], lambda f=frame: phase_cross_correlation(reference, f, upsample_factor=20)[0])  # type: ignore[misc]
-        moved = timed(_PEERS[1], lambda f=frame, s=shift: ndimage.shift(f, s, order=1))  # type: ignore[misc]
-        timed(_PEERS[2], lambda m=moved: appender.append(m))  # type: ignore[misc]
-        smooth = timed(_PEERS[3], lambda m=moved: ndimage.gaussian_filter(m.astype(np.float32), 2))  # type: ignore[misc]
-        labels = timed(_PEERS[3], lambda s=smooth: label(s < threshold_otsu(s)))  # type: ignore[misc]
-        timed(
-            _PEERS[4],
-            lambda k=labels, m=moved: regionprops_table(k, m, properties=("area", "centroid", "mean_intensity")),
-        )  # type: ignore[misc]
+        shift = timed(_PEERS[0], lambda f: phase_cross_correlation(reference, f, upsample_factor=20)[0], frame)
+        moved = timed(_PEERS[1], lambda f, s: ndimage.shift(f, s, order=1), frame, shift)
+        timed(_PEERS[2], appender.append, moved)
+        smooth = timed(_PEERS[3], lambda f: ndimage.gaussian_filter(f.astype(np.float32), 2), moved)
+        labels = timed(_PEERS[3], lambda f: label(f < threshold_otsu(f)), smooth)
+        timed(_PEERS[4], lambda k, f: regionprops_table(k, f, properties=_PROPERTIES), labels, moved)
     rows = [_row(side, name, total / len(movie), side) for name, total in spent.items()]
     return [*rows, _row(side, "peers, end to end", sum(spent.values()) / len(movie), side)]
 
 
+_PROPERTIES = ("area", "centroid", "mean_intensity")
 _PEERS = (
     "peer: scikit-image phase_cross_correlation",
     "peer: scipy.ndimage.shift",

@@ -9,9 +9,25 @@ import pytest
 from emstream.config import Settings, load
 from emstream.errors import BadSettings
 
-EVERYBODY_RELIES_ON = """align.enabled align.resample segment.enabled segment.model store.keep_raw store.compressor
-source.settle_s source.format source.gain source.dark source.defects source.pixel_size_nm source.group view.http
-view.token compute.device compute.batch""".split()
+EVERYBODY_RELIES_ON = [
+    "align.enabled",
+    "align.resample",
+    "segment.enabled",
+    "segment.model",
+    "store.keep_raw",
+    "store.compressor",
+    "source.settle_s",
+    "source.format",
+    "source.gain",
+    "source.dark",
+    "source.defects",
+    "source.pixel_size_nm",
+    "source.group",
+    "view.http",
+    "view.token",
+    "compute.device",
+    "compute.batch",
+]
 
 
 def test_defaults_stand_when_nothing_is_given() -> None:
@@ -50,7 +66,7 @@ def test_every_mistake_is_named_with_where_it_came_from() -> None:
 
 
 def test_a_misspelt_setting_gets_the_right_one_proposed() -> None:
-    with pytest.raises(BadSettings, match="did you mean source.settle_s"):
+    with pytest.raises(BadSettings, match=r"did you mean source\.settle_s"):
         load(env={}, sets=["source.setle_s=2"])
 
 

@@ -33,7 +33,9 @@ def movie() -> simulate.Movie:
 
 def frames_of(movie: simulate.Movie, start: int = 0, stop: int | None = None, series: str = "cam") -> list[Frame]:
     return [
-        Frame(series, Origin(f"{series}/{i:05d}.tif", 0, 1000, 1 + i, 100 + i), movie.frame(i), 1e9 + i * 0.1, (0.5, 0.5))
+        Frame(
+            series, Origin(f"{series}/{i:05d}.tif", 0, 1000, 1 + i, 100 + i), movie.frame(i), 1e9 + i * 0.1, (0.5, 0.5)
+        )
         for i in range(start, len(movie) if stop is None else stop)
     ]
 
@@ -43,7 +45,9 @@ class Threshold:
 
     name, sha256 = "threshold", ""
 
-    def __call__(self, pixels: np.ndarray, *, valid: tuple[int, int, int, int], pixel_size_nm: object = None) -> Labelled:
+    def __call__(
+        self, pixels: np.ndarray, *, valid: tuple[int, int, int, int], pixel_size_nm: object = None
+    ) -> Labelled:
         y0, y1, x0, x1 = valid
         labels = np.zeros(pixels.shape, np.int32)
         smooth = ndimage.gaussian_filter(pixels[y0:y1, x0:x1].astype(np.float32), 1.5)
@@ -146,7 +150,9 @@ def test_nothing_is_told_before_it_is_committed(movie: simulate.Movie, tmp_path:
     rig = Rig(tmp_path)
     committed_when_shown = []
     keep = rig.shown
-    rig.shown = type("Spy", (list,), {"append": lambda self, r: committed_when_shown.append(count()) or keep.append(r)})()
+    rig.shown = type(
+        "Spy", (list,), {"append": lambda self, r: committed_when_shown.append(count()) or keep.append(r)}
+    )()
 
     def count() -> int:
         import sqlite3
@@ -218,7 +224,8 @@ def test_a_frame_that_comes_twice_is_stored_once(movie: simulate.Movie, tmp_path
 def test_another_shape_begins_another_run_and_both_are_finished(movie: simulate.Movie, tmp_path: Path) -> None:
     small = simulate.movie(6, (96, 96), particles=3, seed=1)
     renamed = [
-        Frame("cam", Origin(f"cam/{100 + i}.tif", 0, 7, 7 + i, 900 + i), small.frame(i), 2e9 + i) for i in range(len(small))
+        Frame("cam", Origin(f"cam/{100 + i}.tif", 0, 7, 7 + i, 900 + i), small.frame(i), 2e9 + i)
+        for i in range(len(small))
     ]
     Rig(tmp_path).process([*frames_of(movie, 0, 6), *renamed])
     first, second = Run(tmp_path / "cam.zarr"), Run(tmp_path / "cam-2.zarr")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,17 +11,7 @@ from emstream.arrays import fft_namespace, to_host
 from emstream.messages import Array
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """Where the log-likelihood is highest: residual displacement (y, x) in cells of the moving image."""
-
-    at: tuple[float, float]
-    height: float  # nats
-    noise: float  # standard deviation of the map without a match, nats
-
-    @property
-    def z(self) -> float:
-        return self.height / self.noise if self.noise > 0 else 0.0
+EIGHT = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
 
 def near(
@@ -40,9 +30,34 @@ def near(
     likelihood = to_host((ey @ (cross @ ex)).real)
     ry, rx = lags[:, None] - prior[0][0], lags[None] - prior[0][1]
     p = prior[1]
-    penalty = (p[0, 0] * ry * ry + 2 * p[0, 1] * ry * rx + p[1, 1] * rx * rx) / 2
-    i, j = np.unravel_index(int(np.argmax(likelihood - penalty)), likelihood.shape)
-    return (float(lags[i]), float(lags[j])), float(likelihood[i, j])
+
+    def penalty(y: Any, x: Any) -> Any:
+        return (p[0, 0] * y * y + 2 * p[0, 1] * y * x + p[1, 1] * x * x) / 2
+
+    posterior = likelihood - penalty(ry, rx)
+    tops = _tops(posterior, likelihood)
+    if len(tops) == 1:
+        i, j = tops[0]
+        return (float(lags[i]), float(lags[j])), float(likelihood[i, j])
+    # several places fit about as well (a lattice): whole cells are too coarse to choose, so each is refined first
+    best, found = -np.inf, ((0.0, 0.0), 0.0)
+    for i, j in tops:
+        at, _, height = refine(cross, (float(lags[i]), float(lags[j])), grid)
+        value = height - penalty(at[0] - prior[0][0], at[1] - prior[0][1])
+        if value > best:
+            best, found = value, (at, height)
+    return found
+
+
+def _tops(posterior: np.ndarray, likelihood: np.ndarray, most: int = 12) -> list[tuple[int, int]]:
+    """Local maxima of the likelihood at least half as high as the highest, the likeliest first."""
+    padded = np.pad(likelihood, 1, constant_values=-np.inf)
+    ring = np.max([padded[1 + y : padded.shape[0] - 1 + y, 1 + x : padded.shape[1] - 1 + x] for y, x in EIGHT], axis=0)
+    index = np.flatnonzero((likelihood >= ring) & (likelihood > 0.5 * max(likelihood.max(), 0)))
+    order = index[np.argsort(-posterior.ravel()[index])][:most]
+    first = int(np.argmax(posterior))
+    picked = [first, *(int(k) for k in order if k != first)] if order.size > 1 else [first]
+    return [divmod(k, likelihood.shape[1]) for k in picked]
 
 
 def wide(cross: Array, radius: tuple[int, int], grid: Grid) -> tuple[tuple[float, float], float]:

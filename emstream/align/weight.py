@@ -20,7 +20,9 @@ from emstream.arrays import fft_namespace, ndimage_namespace
 from emstream.messages import Array
 
 SLOWEST = 0.012  # cycles per cell: slower rings do not enter the fit
-BRAGG = 4.0  # a cell stands out when its 3×3 mean cross power is this many standard errors high
+CAP = 3.0  # standard errors by which the fitted model may exceed a ring's mean
+BRAGG = 4.0  # a cell stands out when its 3×3 mean cross power is this many standard errors high …
+BRAGG_EARLY = 10.0  # … and this many while the references are of fewer than 8 frames
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +47,9 @@ def from_one(power: Array, area: float, grid: Grid) -> Spectrum:
     plateau = max(float(np.median(rings[fast])), 1e-12 * float(rings.max()), 1e-30)
     error = rings / np.sqrt(grid.ring_n / 2)
     fit = fit_power(grid.ring_q, rings - plateau, error)
-    noise = np.full(rings.shape, plateau)
-    return _on_grid(fit, noise, rings, grid, 1)
+    out = _on_grid(fit, np.full(rings.shape, plateau), rings - plateau, error, grid, 1)
+    power = power / area
+    return _with_bragg(out, power - grid.xp.float32(plateau), power, rings - plateau, error, grid, BRAGG_EARLY)
 
 
 def from_halves(a: Array, b: Array, frames: tuple[float, float], area: float, grid: Grid, before: Spectrum) -> Spectrum:
@@ -59,8 +62,9 @@ def from_halves(a: Array, b: Array, frames: tuple[float, float], area: float, gr
     noise = ((ra - c) * frames[0] + (rb - c) * frames[1]) / 2
     noise = _smooth_noise(noise, error * sum(frames) / 2, p)
     fit = fit_power(grid.ring_q, c, error, before.fit)
-    out = _on_grid(fit, noise, c, grid, int(sum(frames)))
-    return _with_bragg(out, cross / area, (pa + pb) / (2 * area), c, error, grid) if sum(frames) >= 8 else out
+    out = _on_grid(fit, noise, c, error, grid, int(sum(frames)))
+    clear = BRAGG if sum(frames) >= 8 else BRAGG_EARLY
+    return _with_bragg(out, cross / area, (pa + pb) / (2 * area), c, error, grid, clear)
 
 
 def fit_power(
@@ -105,8 +109,14 @@ def transform(image: Array, grid: Grid) -> Array:
 
 
 def _on_grid(
-    fit: tuple[float, float, float] | None, noise: np.ndarray, rings: np.ndarray, grid: Grid, frames: int
+    fit: tuple[float, float, float] | None,
+    noise: np.ndarray,
+    power: np.ndarray,
+    error: np.ndarray,
+    grid: Grid,
+    frames: int,
 ) -> Spectrum:
+    """Rings on the grid. The model never says more than the ring itself allows: it is bad far from where it was fitted."""
     xp = grid.xp
     q = np.maximum(grid.ring_q, 1e-3)
     if fit is None:
@@ -114,6 +124,7 @@ def _on_grid(
         fit = (float(np.log(np.maximum(signal[0], 1e-300))), 0.0, 100.0)
     else:
         signal = np.exp(np.clip(fit[0] - fit[1] * np.log(q) - fit[2] * q**2, -80, 80))
+    signal = np.minimum(signal, np.maximum(power, 0) + CAP * error)
     noise = np.maximum(noise, 1e-7 * signal.max())
     on = [xp.asarray(a.astype(np.float32))[grid.ring] for a in (np.maximum(signal, 1e-30), noise)]
     return Spectrum(signal=on[0], noise=on[1], fit=fit, frames=frames)
@@ -129,14 +140,16 @@ def _smooth_noise(noise: np.ndarray, error: np.ndarray, power: np.ndarray) -> np
     return np.interp(i, i[sure], smooth[sure])
 
 
-def _with_bragg(s: Spectrum, cross: Array, power: Array, c: np.ndarray, error: np.ndarray, grid: Grid) -> Spectrum:
+def _with_bragg(
+    s: Spectrum, cross: Array, power: Array, c: np.ndarray, error: np.ndarray, grid: Grid, least: float
+) -> Spectrum:
     """Where single cells stand out (Bragg peaks), their own power replaces the ring's fit."""
     xp, nd = grid.xp, ndimage_namespace(grid.xp)
     here = nd.uniform_filter(cross, 3, mode="wrap")
     spread = nd.uniform_filter(power, 9, mode="wrap") / 3
-    clear = (here > BRAGG * spread) & (here > 4 * s.signal) & (grid.high_pass > 0.5)
+    clear = (here > least * spread) & (here > 4 * s.signal) & (grid.high_pass > 0.5)
     if int(clear.sum()) < 4:
         return s
     ring = xp.asarray(np.maximum(c - error, 1e-30).astype(np.float32))[grid.ring]
-    signal = xp.maximum(xp.minimum(ring, s.signal), xp.where(here > BRAGG * spread, here, 0))
+    signal = xp.maximum(xp.minimum(ring, s.signal), xp.where(clear, here, 0))
     return Spectrum(signal=signal, noise=s.noise, fit=s.fit, frames=s.frames, lattice=True)

@@ -65,7 +65,7 @@ def _drift(run: Run) -> Any:
 
 def _counts(run: Run, particles: pd.DataFrame) -> Any:
     figure, t = _figure("Particles", "time, s", "particles in the frame"), _time(run)
-    size = particles.groupby("frame")[f"diameter_{_unit(run)}"].quantile([0.25, 0.5, 0.75]).unstack()
+    size = particles.groupby("frame")[f"diameter_{_unit(run)}"].quantile(np.array([0.25, 0.5, 0.75])).unstack()
     at = t[size.index.to_numpy()]
     figure.add_scatter(x=t, y=run.column("particles"), name="count", line_color=INK[1])
     for q, name, width in ((0.25, "quarter", 0.5), (0.5, "median", 2), (0.75, "three quarters", 0.5)):

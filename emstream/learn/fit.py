@@ -78,13 +78,14 @@ def fit(
 
 
 def loss(maps: Tensor, wanted: Tensor) -> Tensor:
-    """maps (n, 2, y, x) logits; wanted (n, 3, y, x): weighted cross-entropy of both maps, and the foreground's Dice."""
+    """maps (n, 2, y, x) logits; wanted (n, 3, y, x): the foreground's weighted cross-entropy and Dice, and the
+    absolute error of the depth."""
     foreground, depth, weight = wanted.unbind(1)
     entropy = F.binary_cross_entropy_with_logits(maps[:, 0], foreground, weight)
-    ridge = F.binary_cross_entropy_with_logits(maps[:, 1], depth, weight)
+    ridge = (weight * (1 + 4 * foreground) * (maps[:, 1].sigmoid() - depth).abs()).mean()
     p = maps[:, 0].sigmoid()
     both, either = (p * foreground).sum((1, 2)), (p + foreground).sum((1, 2))
-    return entropy + ridge + (1 - (2 * both + 50) / (either + 50)).mean()
+    return entropy + 2 * ridge + (1 - (2 * both + 50) / (either + 50)).mean()
 
 
 def _channels_last(net: UNet) -> None:

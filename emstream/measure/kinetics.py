@@ -117,7 +117,8 @@ def nearest_neighbours(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     if len(y) < 2:
         return np.full(len(y), np.nan)
     places = np.column_stack((y, x))
-    return np.asarray(cKDTree(places).query(places, k=2)[0][:, 1])
+    distance = np.asarray(cKDTree(places).query(places, k=2)[0])
+    return distance[:, 1]
 
 
 def clustering(y: np.ndarray, x: np.ndarray, area: float) -> float:

@@ -101,8 +101,8 @@ def by_distance(
     if not len(old) or not len(new):
         return link
     k = min(_CANDIDATES, len(new))
-    distance, near = cKDTree(new).query(old, k=k, distance_upper_bound=float(gate.max()) * (1 + 1e-9))
-    distance, near = distance.reshape(len(old), k), near.reshape(len(old), k)
+    found = cKDTree(new).query(old, k=k, distance_upper_bound=float(gate.max()) * (1 + 1e-9))
+    distance, near = np.reshape(found[0], (len(old), k)), np.reshape(found[1], (len(old), k))
     i, rank = np.nonzero(distance <= gate[:, None])
     j, d = near[i, rank], distance[i, rank]
     ratio = np.log(old_area[i] / new_area[j])

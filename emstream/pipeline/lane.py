@@ -92,6 +92,7 @@ class Lane:
         self._peeked: dict[
             int, Labelled | None
         ] = {}  # segmented before their turn; None = only the store has the labels
+        self._speeds: dict[int, float] = {}  # px/s, of the frames that wait for the branch
         self._particles: Array | None = None  # the newest labels, for the aligner
         self._before: tuple[float, float, float] | None = None  # time, dy, dx of the frame before
         self._saved_at = time.monotonic()
@@ -113,11 +114,13 @@ class Lane:
             with self.metrics.timed("align"):
                 aligned = self._align(frame)
             self.kept = slot + 1
-            self.keeper.frame(slot, aligned, self.steps.keep_raw, self._speed(aligned))
+            speed = self._speed(aligned)
+            self.keeper.frame(slot, aligned, self.steps.keep_raw, speed)
             if self.steps.segmenter is None:
                 self.linked = self.kept
             else:
                 self._remember(slot, aligned)
+                self._speeds[slot] = speed
         if time.monotonic() - self._saved_at > SAVE_EVERY_S:
             self.save()
 
@@ -190,6 +193,7 @@ class Lane:
         if not self._peeked:
             self._particles = labelled.labels > 0
         self.keeper.labels(self._result(slot, aligned, labelled, measured), tables)
+        self._speeds.pop(slot, None)
 
     def _segment(self, aligned: Aligned) -> Labelled:
         segmenter = self.steps.segmenter
@@ -208,7 +212,7 @@ class Lane:
 
     def _measure(self, labelled: Labelled, aligned: Aligned) -> Measured:
         with self.metrics.timed("measure"):
-            rest = tuple(s - round(s) for s in aligned.shift)
+            rest = (aligned.shift[0] - round(aligned.shift[0]), aligned.shift[1] - round(aligned.shift[1]))
             columns = measure.particles(labelled.labels, aligned.pixels, valid=aligned.valid, shift_rest=rest)
         covered = max(1, area_of(aligned.valid))
         return Measured(columns, len(columns["label"]), float(np.sum(columns["area"])) / covered)
@@ -219,8 +223,8 @@ class Lane:
         self._tracks, tracks, events = measure.link(
             self._tracks, labelled.labels, measured.particles, slot, time_s, valid=aligned.valid, anchor=aligned.anchor
         )
-        columns = {**measured.particles, "track": tracks, "frame": slot, "time_s": time_s}
-        tables = {"particles": measure.rows("particles", columns, size)}
+        columns: dict[str, Any] = {**measured.particles, "track": tracks, "frame": slot, "time_s": time_s}
+        tables: Tables = {"particles": measure.rows("particles", columns, size)}
         if self._tracks.finished and len(self._tracks.finished["track"]):
             tables["tracks"] = measure.rows("tracks", self._tracks.finished, size)
         if events:
@@ -234,7 +238,7 @@ class Lane:
             run=self.keeper.name,
             frame=slot,
             aligned=aligned,
-            drift_speed=math.nan,
+            drift_speed=self._speeds.get(slot, math.nan),
             labelled=labelled,
             measured=measured,
             final=final,
@@ -245,7 +249,7 @@ class Lane:
     def save(self) -> None:
         """Write the state of drift and tracks behind the frames that it belongs to."""
         self._saved_at = time.monotonic()
-        values = {"kept": np.int64(self.kept), "linked": np.int64(self.linked)}
+        values: dict[str, Any] = {"kept": np.int64(self.kept), "linked": np.int64(self.linked)}
         if self._drift is not None:
             values |= {f"drift.{k}": v for k, v in align.dump(self._drift).items()}
         values |= {f"tracks.{k}": v for k, v in measure.dump(self._tracks).items()}

@@ -54,7 +54,7 @@ class UNet(nn.Module):
             x = block(F.max_pool2d(x, 2) if i else x)
             kept.append(x)
         for i in reversed(range(len(self.up))):
-            x = self.up[i](kept[i] + F.interpolate(self.across[i](x), scale_factor=2.0, mode="nearest"))
+            x = self.up[i](kept[i] + F.interpolate(self.across[i](x), scale_factor=2.0, mode="bilinear"))
         return F.pixel_shuffle(self.head(x), STEM)
 
 

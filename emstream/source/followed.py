@@ -109,7 +109,8 @@ class Followed:
 
         raises : NotComplete, UnreadableFile, SourceMissing
         """
-        assert self.source is not None and self.state is not None
+        assert self.source is not None
+        assert self.state is not None
         i, before = self.handed, self.state
         pixels = self.source.read(i)
         if self.single and self._tries < 5 and self._moved(before):

@@ -8,6 +8,7 @@ import threading
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from watchdog.events import (
     DirCreatedEvent,
@@ -46,7 +47,7 @@ class Hints(FileSystemEventHandler):
         self._lock = threading.Lock()
         self._named = threading.Event()
         self._hinted = Hinted()
-        self._observer: Observer | None = None  # type: ignore[valid-type]
+        self._observer: Any = None
 
     def start(self) -> bool:
         """Begin to listen. False when the system refuses (limits, no such service): scans alone will do."""

@@ -68,5 +68,5 @@ class Line:
         return None
 
 
-def _key(file: Followed) -> object:
+def _key(file: Followed) -> tuple[tuple[int, int | str], ...]:
     return natural_key(file.path)

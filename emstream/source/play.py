@@ -263,7 +263,7 @@ def write_truth(movie: Movie, path: Path) -> None:
         labels[i] = movie.labels(i)
     for name, table in (("tracks", movie.tracks), ("events", movie.events)):
         columns = group.create_group(name)
-        for column in table.dtype.names:
+        for column in table.dtype.names or ():
             values = table[column]
             if values.dtype.kind == "U":
                 kinds, values = np.unique(values, return_inverse=True)

@@ -259,10 +259,10 @@ class Watcher:
             if file.next_look <= self._now:
                 self._look(file)
         while line.turn(self._now, self._options) is None:
-            file = line.step_up()
-            if file is None:
+            stepped = line.step_up()
+            if stepped is None:
                 return
-            self._look(file)
+            self._look(stepped)
 
     def _look(self, file: Followed) -> None:
         """Look at one file when it is due; what cannot be read, is a movie after all, or is gone leaves its place."""

@@ -18,7 +18,7 @@ def halved(image: np.ndarray) -> np.ndarray:
     if image.dtype.name in _CV2:
         return cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
     wide = np.float64 if image.dtype.kind == "f" else np.int64
-    total = sum(image[i::2, j::2].astype(wide) for i in (0, 1) for j in (0, 1))
+    total: np.ndarray = np.add.reduce([image[i::2, j::2].astype(wide) for i in (0, 1) for j in (0, 1)])
     return (total / 4 if wide is np.float64 else total // 4).astype(image.dtype)
 
 

@@ -180,8 +180,8 @@ class RunWriter:
         if not self.n:
             return
         for name, chunk, rows in self.columns.changed():
-            path = self.path / "frames" / name / layout.column_chunk_name(name, chunk)
-            replace(path, b"".join(encode(rows, "none")))
+            file = self.path / "frames" / name / layout.column_chunk_name(name, chunk)
+            replace(file, b"".join(encode(rows, "none")))
         failpoint("publish.columns")
         if self.n != self.published:
             first = self.published == 0
@@ -236,7 +236,8 @@ class RunWriter:
 
         self.state_folder.mkdir(exist_ok=True)
         buffer = io.BytesIO()
-        np.savez(buffer, **{k: np.asarray(v) for k, v in arrays.items()})
+        named: dict[str, Any] = {k: np.asarray(v) for k, v in arrays.items()}
+        np.savez(buffer, **named)
         replace(self.state_folder / f"{self.name}.{name}.npz", buffer.getvalue(), self.options.fsync)
 
     def read_state(self, name: str) -> dict[str, np.ndarray] | None:
@@ -294,7 +295,7 @@ class RunWriter:
                 record.anchor,
                 int(record.status),
                 index,
-            )  # fmt: skip
+            )
         )
         failpoint("frame.staged")
 

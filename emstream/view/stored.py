@@ -198,7 +198,7 @@ def _sizes(run: Run) -> dict[int, dict[str, float]]:
     name, per_px = ("diameter_px", 1.0) if size is None else ("diameter_nm", math.sqrt(size[0] * size[1]))
     if name not in table or table.empty:
         return {}
-    found = table.groupby("frame")[name].quantile([0.1, 0.5, 0.9]).unstack() / per_px
+    found = table.groupby("frame")[name].quantile(np.array([0.1, 0.5, 0.9])).unstack() / per_px
     return {
         int(frame): {"q10": q10, "median": median, "q90": q90}
         for frame, q10, median, q90 in zip(found.index, found[0.1], found[0.5], found[0.9])

@@ -61,7 +61,9 @@ class DmSource(FileSource):
             raise UnreadableFile(f"{self.path} holds no image but data of {dims}", reason="unknown_format")
         kind = values.get(root + "ImageData.DataType")
         if kind != RGBA and kind not in DTYPES:
-            raise UnreadableFile(f"{self.path} holds data of DM type {kind}", "complex data is not read", "unknown_format")
+            raise UnreadableFile(
+                f"{self.path} holds data of DM type {kind}", "complex data is not read", "unknown_format"
+            )
         self._rgba = kind == RGBA
         stored = np.dtype("u1" if self._rgba else tags.order + DTYPES[kind])
         x, y, *rest = dims

@@ -124,7 +124,7 @@ def sniff(path: Path | str, format: str = "auto") -> Reader:
         head = file.read_at(0, min(HEAD, file.size()))
     finally:
         file.close()
-    reader = recognise(head, path, format)
-    if reader is None:
+    known = recognise(head, path, format)
+    if known is None:
         raise NotComplete(f"{path} is {'empty' if not head else 'too short to tell what it is'}")
-    return reader
+    return known

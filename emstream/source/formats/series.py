@@ -28,8 +28,28 @@ RAW_PART = re.compile(r"^(?P<stem>.+)\.raw(?:_(?P<n>\d+))?$", re.IGNORECASE)
 TVIPS_PART = re.compile(r"^(?P<stem>.+)_(?P<n>\d{3,})\.tvips$", re.IGNORECASE)
 DECTRIS_PART = re.compile(r"^(?P<stem>.+)_data_(?P<n>\d+)\.h5$", re.IGNORECASE)
 SIDECAR_SUFFIXES = frozenset(
-    (".txt", ".csv", ".tsv", ".log", ".md", ".json", ".yaml", ".yml", ".toml", ".xml", ".ini", ".html", ".pdf")
-    + (".hdr", ".mdoc", ".emi", ".metadata", ".gtg", ".db", ".sqlite")
+    (
+        ".txt",
+        ".csv",
+        ".tsv",
+        ".log",
+        ".md",
+        ".json",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".xml",
+        ".ini",
+        ".html",
+        ".pdf",
+        ".hdr",
+        ".mdoc",
+        ".emi",
+        ".metadata",
+        ".gtg",
+        ".db",
+        ".sqlite",
+    )
 )
 SIDECAR_ENDS = (".seq.gain.mrc", ".seq.dark.mrc", "_info.txt")
 MOVIE_SUFFIXES = frozenset(

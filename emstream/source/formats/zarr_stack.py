@@ -33,13 +33,14 @@ class ZarrSource:
 
         self.path = path
         try:
-            node = zarr.open(path, mode="r")
+            node: Any = zarr.open(path, mode="r")
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise UnreadableFile(f"{path} is no Zarr store that can be read: {err}") from None
-        attrs = dict(node.attrs)
+        attrs: dict[str, Any] = dict(node.attrs)
         self._meta: dict[str, Any] = {}
         scales = (attrs.get("ome") or attrs).get("multiscales") if not isinstance(node, zarr.Array) else None
         self._pixel_size: PixelSize | None = None
+        array: Any
         if isinstance(node, zarr.Array):
             array = node
         elif scales:
