@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor
 
 from emstream import simulate
-from emstream.errors import SourceMissing, UnreadableFile
+from emstream.errors import BadSettings, SourceMissing, UnreadableFile
 from emstream.learn import LearnOptions
 from emstream.learn import synthetic as drawn
 from emstream.learn.targets import targets
 from emstream.segment.normalise import normalise
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
-BANK = 160  # procedural scenes at hand; one is drawn anew for each batch
+BANK = 160  # procedural scenes at hand; with each batch one is drawn anew at a probability of FRESH
+FRESH = 0.5
 UNCOVERED = 0.15  # share of crops with an uncovered border
 
 
@@ -105,11 +107,11 @@ class Crops:
         return normalise(tensor, (y0, y1, x0, x1)), targets(inside)
 
     def _draw_scene(self) -> None:
-        if self.share <= 0:
+        if self.share <= 0 or (len(self.scenes) >= BANK and self.rng.random() > FRESH):
             return
         side = int(1.3 * self.options.crop_px)
         if self.rng.random() < self.options.simulated:
-            new = simulated(self.rng, side)
+            new = simulated(self.rng, side) or drawn.scene(self.rng, (side, side), drawn.Look())
         else:
             new = drawn.scene(self.rng, (side, side), drawn.Look())
         if len(self.scenes) < BANK:
@@ -133,14 +135,13 @@ class Crops:
         return disturbed(self.rng, image, self.options.invert), labels
 
 
-def simulated(rng: np.random.Generator, side: int) -> drawn.Scene:
-    """A frame of the simulated microscope before its exposure: supported particles on granular film."""
+def simulated(rng: np.random.Generator, side: int) -> drawn.Scene | None:
+    """A frame of the simulated microscope before its exposure; None when the particles that were drawn do not fit."""
     small = float(np.exp(rng.uniform(np.log(5), np.log(16))))
     large = small * float(np.exp(rng.uniform(0.2, 1.4)))
     low = float(rng.uniform(0.08, 0.25))
-    movie = simulate.movie(
-        1,
-        (side, side),
+    settings: dict[str, Any] = dict(
+        shape=(side, side),
         particles=int(rng.uniform(0.02, 0.25) * side**2 / (0.8 * (small + large) / 2) ** 2) + 1,
         diameter=(small, large),
         contrast=(low, low + float(rng.uniform(0.05, 0.2))),
@@ -152,6 +153,10 @@ def simulated(rng: np.random.Generator, side: int) -> drawn.Scene:
         roughness=float(rng.uniform(0, 0.06)),
         seed=int(rng.integers(1 << 31)),
     )
+    try:
+        movie = simulate.movie(1, **settings)
+    except BadSettings:
+        return None
     labels = movie.labels(0)
     area = np.bincount(np.unique(labels, return_inverse=True)[1].ravel())[1:]
     least = (drawn.ROSE / low) ** 2 / float(np.median(area)) if len(area) else 0.0
