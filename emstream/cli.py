@@ -68,6 +68,7 @@ def _print(document: Any, as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     rows = document if isinstance(document, list) else [document]
     if not rows:
@@ -79,7 +80,7 @@ def _print(document: Any, as_json: bool) -> None:
         return
     table = Table(*[str(k) for k in rows[0]], box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*[_plain(v) for v in row.values()])
+        table.add_row(*[Text(_plain(v)) for v in row.values()])
     Console(soft_wrap=True).print(table)
 
 

@@ -108,7 +108,7 @@ class Daemon:
         self.url = ""
         self._stop = threading.Event()
         self._open = ExitStack()
-        self._begun = time.monotonic()
+        self._begun, self._begun_wall = time.monotonic(), time.time()
         self._status_at = 0.0
         self._commits: deque[float] = deque(maxlen=256)
         self._lag = 0.0
@@ -248,7 +248,7 @@ class Daemon:
         if measured is None:
             self.committed += 1
             self._commits.append(time.monotonic())
-            self._lag = max(0.0, time.time() - aligned.frame.closed_at) if aligned.frame.closed_at else 0.0
+            self._lag = max(0.0, time.time() - max(aligned.frame.closed_at, self._begun_wall))
             if self.steps.segmenter is not None:
                 return  # its picture follows with its particles, unless the branch is behind: then the newest one's
         elif result.final:

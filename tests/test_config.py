@@ -90,3 +90,12 @@ def test_a_pixel_size_is_one_number_or_two(text: str, value: object) -> None:
 
 def test_the_token_is_never_stored_with_a_run() -> None:
     assert "token" not in load(env={}, sets=["view.token=secret"]).as_dict()["view"]
+
+
+def test_the_commented_settings_file_says_what_the_defaults_are() -> None:
+    file = Path(__file__).parents[1] / "deploy" / "emstream.toml"
+    settings = load(file, env={})
+    for room in ("source", "align", "store", "segment", "measure", "learn", "view", "compute", "log"):
+        assert getattr(settings, room) == getattr(Settings(), room), room
+    named = {line.lstrip("# ").split(" =")[0] for line in file.read_text().splitlines() if " =" in line}
+    assert {name.partition(".")[2] for name, _, _ in Settings().rows()} <= named
