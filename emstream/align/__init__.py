@@ -37,7 +37,6 @@ class AlignOptions:
     jitter_px: float = 0.5  # expected vibration per axis before it has been learnt
     drift_noise_px: float = 0.04  # change of the drift speed from frame to frame, px per frame
     dilate_px: float = 6.0  # excluded particles are widened by this much
-    tiles: int = 16  # tiles a side that vote on the shift when no particles are excluded; 0 = no vote
     defects: bool = True  # find hot and dead pixels while running
     dose_low: float = 0.2  # a frame below this share of the running dose is blank
     dose_high: float = 3.0  # … and above this one
@@ -49,8 +48,8 @@ class AlignOptions:
             raise BadSettings(f"align.resample = {self.resample!r}", "use integer, bilinear, cubic or fourier")
         if self.grid < 0 or 0 < self.grid < 32:
             raise BadSettings(f"align.grid = {self.grid}", "use 0 (automatic) or at least 32")
-        if self.memory < 2 or self.give_up < 1 or self.tiles < 0:
-            raise BadSettings("align.memory must be >= 2, align.give_up >= 1, align.tiles >= 0")
+        if self.memory < 2 or self.give_up < 1:
+            raise BadSettings("align.memory must be >= 2 and align.give_up >= 1")
         if not 0 <= self.dose_low < 1 < self.dose_high:
             raise BadSettings("align.dose_low must lie in 0..1 and align.dose_high above 1")
         if self.jitter_px <= 0 or self.drift_noise_px <= 0 or self.dilate_px < 0 or not 0 <= self.least_cover < 1:

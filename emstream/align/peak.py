@@ -10,7 +10,6 @@ from emstream.align.grid import Grid, ramp
 from emstream.arrays import fft_namespace, to_host
 from emstream.messages import Array
 
-
 EIGHT = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
 

@@ -35,6 +35,7 @@ def dump(state: DriftState) -> dict[str, np.ndarray]:
         "missed": state.missed,
         "level": state.level,
         "frame": state.frame,
+        "base": list(state.base),
         "summed": c.summed,
         "seen": c.seen,
         "doses": list(c.doses),
@@ -123,6 +124,7 @@ def load(arrays: Mapping[str, np.ndarray], options: AlignOptions | None = None, 
         missed=v["missed"],
         level=v["level"],
         frame=v["frame"],
+        base=tuple(v["base"]),
     )
 
 

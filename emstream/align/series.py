@@ -25,7 +25,6 @@ NEAR = 12  # cells: as far as a shift is looked for around its prediction
 FAR = 3 / 8  # of the grid: as far as it is looked for when it is not found near
 LEAP = 20.0  # nats by which a far peak must beat the near one: the odds against a jump
 PRIOR_CELLS = 0.1  # cells² added to the prior, for the discreteness of the search
-OPEN_SPEED = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +42,7 @@ class DriftState:
     missed: int = 0  # frames in a row that were not believed
     level: float = 0.0  # running height of z
     frame: int = 0
+    base: tuple[float, float] = (0.0, 0.0)  # px: where this anchor lies on the reference's canvas
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +137,7 @@ def _first(state: DriftState, x: Array, dose: float, status: Status) -> tuple[Dr
         scale=make_scale(spectrum, 1.0, grid),
         missed=0,
         level=0.0,
+        base=(0.0, 0.0),
     )
     return state, _estimate(state, np.zeros(2), 1.0, status, 0.0, 0.0, np.zeros(2), dose)
 
@@ -152,7 +153,11 @@ def _predicted(state: DriftState, why: Status, dose: float, found: Found | None 
 
 def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -> tuple[DriftState, Estimate]:
     grid, o = state.grid, state.options
-    mask = None if exclude is None else frame_mask(exclude, expected(state.track)[0], o.dilate_px, grid)
+    mask = (
+        None
+        if exclude is None
+        else frame_mask(exclude, expected(state.track)[0] - np.array(state.base), o.dilate_px, grid)
+    )
     window = grid.window if mask is None else grid.window * mask
     centred = (x - (x * window).sum() / grid.xp.maximum(window.sum(), 1e-6)) * window
     moving = w.transform(centred, grid)
@@ -177,7 +182,18 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
     )
     state = _refreshed(state, best, window)
     sure = confidence(sigma, found.z, found.limit)
-    return state, _estimate(state, best, sure, status, sigma, found.z, found.shift, dose)
+    link = None
+    if _cover(state, best) < o.least_cover:  # the sample has left: this frame is the next anchor, its link is known
+        link = (float(best[0] - state.base[0]), float(best[1] - state.base[1]))
+        state = replace(state, anchor=state.anchor + 1, base=(float(best[0]), float(best[1])))
+        status |= Status.LOST_LOCK
+    return state, replace(_estimate(state, best, sure, status, sigma, found.z, found.shift, dose), link=link)
+
+
+def _cover(state: DriftState, shift: np.ndarray) -> float:
+    """Share of the anchor frame that a frame at `shift` (2,) covers."""
+    parts = [max(0.0, 1 - abs(s - b) / n) for s, b, n in zip(shift, state.base, state.grid.frame)]
+    return parts[0] * parts[1]
 
 
 def _missed(state: DriftState, x: Array, dose: float, found: Found) -> tuple[DriftState, Estimate]:
@@ -259,13 +275,13 @@ def _estimate(
     dose: float,
 ) -> Estimate:
     return Estimate(
-        shift=(float(shift[0]), float(shift[1])),
+        shift=(float(shift[0]) - state.base[0], float(shift[1]) - state.base[1]),
         confidence=float(sure),
         anchor=state.anchor,
         status=int(status | Status.ALIGNED),
         sigma_px=float(sigma),
         z=float(z),
-        measured=(float(measured[0]), float(measured[1])),
+        measured=(float(measured[0]) - state.base[0], float(measured[1]) - state.base[1]),
         dose=float(dose),
         defects=0 if state.cleaner.defects is None else int(state.cleaner.defects.pixels.size),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+FIRST_SPEED = 1.0  # px per frame per axis: how fast a sample may be expected to drift before it was seen to
 BEYOND = 25.0  # squared Mahalanobis distance beyond which a shift is a jump or wrong
 
 
@@ -25,7 +26,7 @@ class Track:
 
 
 def start_track(jitter_px: float) -> Track:
-    return Track(mean=np.zeros(4), cov=np.diag([1e-6, 1e-6, 4.0, 4.0]), jitter=jitter_px**2)
+    return Track(mean=np.zeros(4), cov=np.diag([1e-6, 1e-6, FIRST_SPEED**2, FIRST_SPEED**2]), jitter=jitter_px**2)
 
 
 def predict(t: Track, drift_noise: float, dt: float = 1.0) -> Track:
@@ -76,8 +77,3 @@ def leap(t: Track, measured: np.ndarray, noise: np.ndarray) -> Track:
     cov[:2, :2] = noise + t.jitter * np.eye(2)
     cov[2:, 2:] += 0.01 * np.eye(2)
     return replace(t, mean=np.concatenate([measured, t.mean[2:]]), cov=cov)
-
-
-def rebase(t: Track, by: np.ndarray) -> Track:
-    """The same track seen from another anchor: places moved by `by` (2,) px."""
-    return replace(t, mean=t.mean + np.concatenate([by, np.zeros(2)]))
