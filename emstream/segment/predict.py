@@ -15,6 +15,7 @@ from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import SegmentOptions
 from emstream.segment.classical import ClassicalState
 from emstream.segment.classical import segment as segment_classically
+from emstream.segment.evidence import there
 from emstream.segment.instances import components, cover, drop_small, grow, reach_out, renumber, smallest_area
 from emstream.segment.model import read_model
 from emstream.segment.normalise import normalise, pad, reduce_on_device
@@ -52,15 +53,16 @@ class Network:
         image = self._working_image(pixels)
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
         small = scaled(valid, shape, size(image))
-        maps = predict(self.net, image, small, self.dtype)
-        labels = instances(maps, shape, self.options, valid, pixel_size_nm)
+        seen = normalise(image, small)
+        maps = predict(self.net, seen, self.dtype)
+        labels = instances(maps, seen.cpu().numpy(), shape, self.options, valid, pixel_size_nm)
         self._judge(image, maps[0], small)
         return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256, self._agreement)
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         small = working_shape(shape, self.options.long_side_px)
         for _ in range(2):
-            predict(self.net, torch.zeros(small, device=self.device), None, self.dtype)
+            predict(self.net, torch.zeros(small, device=self.device), self.dtype)
 
     def _working_image(self, pixels: Array) -> Tensor:
         """(y, x) float32 on the network's device, at its working size, all finite."""
@@ -94,25 +96,28 @@ def working_dtype(device: torch.device) -> torch.dtype:
 
 
 @torch.inference_mode()
-def predict(net: UNet, image: Tensor, valid: Rect | None, dtype: torch.dtype) -> np.ndarray:
-    """(y, x) float32 working image -> (2, y, x) float32 on the host: foreground and depth, 0..1."""
-    x = pad(normalise(image, valid), net.stride).to(dtype).contiguous(memory_format=torch.channels_last)
+def predict(net: UNet, image: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """(y, x) float32 normalised working image -> (2, y, x) float32 on the host: foreground and depth, 0..1."""
+    x = pad(image, net.stride).to(dtype).contiguous(memory_format=torch.channels_last)
     maps = net(x)[0, :, : image.shape[0], : image.shape[1]].float().sigmoid()
     return maps.contiguous().cpu().numpy()
 
 
 def instances(
     maps: np.ndarray,
+    image: np.ndarray,
     shape: tuple[int, int],
     options: SegmentOptions,
     valid: Rect | None = None,
     pixel_size_nm: PixelSize | None = None,
 ) -> np.ndarray:
-    """(2, y, x) maps at the working size -> (y, x) int32 labels of `shape`.
+    """(2, y, x) maps and (y, x) image at the working size -> (y, x) int32 labels of `shape`.
 
     Particles are found and taken apart at the working size; their edges are drawn at full size.
     """
     small = maps[0] > options.threshold
+    whole = components(small)
+    small &= (_sure(whole, maps[0]) & there(whole, image))[whole] & (whole > 0)
     found = grow(small, cores(small)) if options.split else components(small)
     found = renumber(found, _sure(found, maps[0]))
     if found.shape == shape:
