@@ -244,6 +244,19 @@ def test_frames_too_small_to_align_are_stored_as_they_are(tmp_path: Path) -> Non
     assert not np.any(run.column("status") & Status.ALIGNED)
 
 
+def test_a_frame_without_a_finite_pixel_is_kept_bit_by_bit_and_flagged(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    scene = rng.normal(100, 10, (64, 64)).astype(np.float32)
+    pixels = [scene, np.full_like(scene, np.nan), scene]
+    frames = [Frame("cam", Origin(f"{i}.tif", 0, 1, 1, i), p, float(i)) for i, p in enumerate(pixels)]
+    Rig(tmp_path, segment=False).process(frames)
+    run = Run(tmp_path / "cam.zarr")
+    assert run.n == 3
+    assert np.isnan(run.frame(1)).all()
+    assert run.column("status")[1] & Status.BLANK
+    assert not run.column("status")[2] & Status.BLANK
+
+
 def test_without_segmentation_frames_are_still_aligned_and_stored(movie: simulate.Movie, tmp_path: Path) -> None:
     rig = Rig(tmp_path, segment=False)
     rig.process(frames_of(movie, 0, 20))

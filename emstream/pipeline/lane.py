@@ -13,6 +13,7 @@ import numpy as np
 
 from emstream import align, arrays, measure
 from emstream.align import AlignOptions
+from emstream.errors import BadImage
 from emstream.measure import MeasureOptions
 from emstream.messages import Aligned, Array, Frame, Labelled, Measured, Origin, Rect, Status
 from emstream.metrics import Metrics
@@ -128,7 +129,13 @@ class Lane:
         pixels = arrays.to_device(frame.pixels, self.steps.device)
         if not self._aligned:
             return Aligned(frame, pixels, (0.0, 0.0), 1.0, 0, self._late(frame), align.covered(self.shape, (0.0, 0.0)))
-        self._drift, e = align.follow(self._started(pixels), pixels, exclude=self._particles)
+        try:
+            self._drift, e = align.follow(self._started(pixels), pixels, exclude=self._particles)
+        except BadImage:  # nothing finite in it: it is kept where the one before lay
+            _, *before = self._before or (0.0, 0.0, 0.0)
+            shift = (before[0], before[1])
+            moved, valid = align.move(pixels, shift)
+            return Aligned(frame, moved, shift, 0.0, 0, int(Status.BLANK | Status.REJECTED) | self._late(frame), valid)
         shift = (float(e.shift[0]), float(e.shift[1]))
         moved, valid = align.move(pixels, shift, mode=self.steps.align.resample)
         return Aligned(

@@ -46,7 +46,11 @@ class Hdf5Source:
             raise NotComplete(f"{path} is being written: {err}") from None
         except OSError as err:
             raise NotComplete(f"{path} is no whole HDF5 file yet: {err}") from None
-        self._stacks, self._last_axis = _stacks(self._file)
+        try:
+            self._stacks, self._last_axis = _stacks(self._file)
+        except (RuntimeError, OSError, KeyError, ValueError, TypeError) as err:  # what h5py raises for damaged files
+            self._file.close()
+            raise UnreadableFile(f"{path} is damaged: {err}") from None
         if not self._stacks:
             self._file.close()
             raise UnreadableFile(f"{path} holds no image or stack", reason="unknown_format")
@@ -86,7 +90,7 @@ class Hdf5Source:
             if 0 <= k < n:
                 try:
                     part = stack[()] if stack.ndim == 2 else stack[..., k] if self._last_axis else stack[k]
-                except OSError as err:
+                except (OSError, RuntimeError, ValueError) as err:
                     raise UnreadableFile(f"frame {i} of {self.path} cannot be decoded: {err}") from None
                 return np.ascontiguousarray(np.asarray(part).reshape(self._shape)).astype(self._dtype, copy=False)
             k -= n
