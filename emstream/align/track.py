@@ -71,9 +71,9 @@ def take(t: Track, measured: np.ndarray, noise: np.ndarray) -> tuple[Track, np.n
 
 
 def leap(t: Track, measured: np.ndarray, noise: np.ndarray) -> Track:
-    """Start again at a measured shift after a jump; the speed is kept."""
+    """Start again at a measured shift after a jump; the speed is kept, but less sure: it may have been no jump."""
     cov = t.cov.copy()
     cov[:2], cov[:, :2] = 0, 0
     cov[:2, :2] = noise + t.jitter * np.eye(2)
-    cov[2:, 2:] += 0.01 * np.eye(2)
+    cov[2:, 2:] += FIRST_SPEED**2 * np.eye(2)
     return replace(t, mean=np.concatenate([measured, t.mean[2:]]), cov=cov)
