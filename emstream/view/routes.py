@@ -98,14 +98,12 @@ class Routes:
         return JSONResponse(numbers)
 
     async def runs(self, request: Request) -> Response:
-        return JSONResponse(
-            {
-                "current": self.latest.current,
-                "live": self.latest.runs(),
-                "shelf": self.shelf is not None,
-                "runs": await run_in_threadpool(self.all_runs),
-            }
-        )
+        runs = await run_in_threadpool(
+            self.all_runs
+        )  # first: a run that is listed may be live by now, never the reverse
+        live = self.latest.runs()
+        shelf = self.shelf is not None
+        return JSONResponse({"current": self.latest.current, "live": live, "shelf": shelf, "runs": runs})
 
     async def history(self, request: Request) -> Response:
         run = request.query_params.get("run") or None

@@ -186,7 +186,8 @@ async function loadRuns() {
   }));
   if (!now.runs.length) $("run-list").append(Object.assign(document.createElement("li"), { textContent: "none yet", className: "soft" }));
   const mine = now.runs.find((r) => r.name === now.run);
-  if (mine && now.mode === "look" && mine.frames) { now.frames = mine.frames; if (now.message) scrubber(); }
+  if (mine && now.mode === "look" && mine.frames) now.frames = mine.frames;
+  if (now.message) scrubber();
   if (!current && !now.message && now.runs.length && shelf) choose(now.runs.at(-1));
 }
 function choose(r) {
