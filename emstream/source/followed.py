@@ -137,11 +137,13 @@ class Followed:
         self.handed += 1
 
     def rest(self) -> None:
-        """Give the handles back; a change of the file's stamp opens it again."""
+        """Give the handles back; the next look opens it again when frames are left in it, else a change of its stamp."""
         if self.source is not None:
             self.source.close()
             self.source = None
             self._doubt = self.handed > 0
+        if self.state is not None and self.state.n_covered > self.handed:
+            self.state = None
 
     def recall(self, first: int) -> None:
         """Its frame went out in this life; is what lies there now still that frame?"""

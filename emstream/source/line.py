@@ -52,13 +52,15 @@ class Line:
     def turn(self, now: float, options: SourceOptions) -> Followed | None:
         """Whose turn it is: the first whole file, unless an earlier one is worth waiting for.
 
-        An earlier one is waited for at most `reorder_s` from when the later one was found.
+        An earlier one is waited for at most `reorder_s` from when the later one was found; where only quiet tells that
+        a file is whole, `settle_s` longer, which the earlier one needs as well.
         """
         unready: list[Followed] = []
         for file in self.front:
             if file.single and file.ready(now, options) > file.handed:
                 waits = bool(unready) or (self.order.skips(file.path) and not self.order.is_late(file.path))
-                if waits and now - file.found_at < options.reorder_s:
+                patience = options.reorder_s + (0.0 if file.whole else options.settle_s)
+                if waits and now - file.found_at < patience:
                     return None
                 for earlier in unready:
                     earlier.passed = True

@@ -237,9 +237,10 @@ class Watcher:
             frame = self._read(file, late=line.order.is_late(file.path))
             if frame is not None:
                 line.order.handed(file.path)
-                yield frame
             if file.single and file.handed >= 1:
-                self._finish(file)
+                self._finish(file)  # before the frame goes out: nobody may come back after that
+            if frame is not None:
+                yield frame
         if not len(line) and self._options.group == "file":
             del self._lines[name]
 
