@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +21,7 @@ class ComputeOptions:
 
     device: str = "auto"  # auto | cpu | cuda:N
     batch: int = 16  # most frames taken at once when behind
-    threads: int = 0  # CPU threads of the network; 0 = all cores
+    threads: int = 0  # CPU threads of the network; 0 = half of the cores: the other half aligns, measures and writes
 
 
 def array_namespace(*arrays: Array) -> Any:
@@ -86,6 +87,11 @@ def pick_device(wanted: str) -> str:
             f"compute.device = {wanted!r}, but {cuda_devices()} CUDA devices are usable", "emstream doctor"
         )
     return f"cuda:{n}"
+
+
+def network_threads(wanted: int) -> int:
+    """CPU threads for the network: as wanted, or half of the cores."""
+    return wanted or max(1, (os.cpu_count() or 1) // 2)
 
 
 def namespace_of(device: str) -> Any:

@@ -56,7 +56,11 @@ def _loop(side: int, path: Path, out: Path, settings: Settings) -> list[Row]:
     """The loop over the movie, everything as in `live` but the watching; timed after the first frame."""
     metrics = Metrics()
     device = arrays.pick_device(settings.compute.device)
-    segmenter = load_segmenter(settings.segment, device, settings.compute.threads) if settings.segment.enabled else None
+    segmenter = (
+        load_segmenter(settings.segment, device, arrays.network_threads(settings.compute.threads))
+        if settings.segment.enabled
+        else None
+    )
     if segmenter is not None:
         segmenter.warm_up((side, side), "uint16")
     steps = Steps(align=settings.align, measure=settings.measure, segmenter=segmenter, device=device)

@@ -182,7 +182,7 @@ class Daemon:
         s = self.settings
         segmenter: Segmenter | None = None
         if s.segment.enabled:
-            segmenter = load_segmenter(s.segment, self.device, s.compute.threads)
+            segmenter = load_segmenter(s.segment, self.device, arrays.network_threads(s.compute.threads))
             self.metrics.model(segmenter.name, segmenter.sha256)
         self.metrics.gpu_up.set(0 if self.device == "cpu" else 1)
         return Steps(

@@ -59,7 +59,11 @@ def one(path: str, out: str, settings: Settings) -> dict[str, Any]:
     """One input through the loop, in this process."""
     source, folder, metrics = Path(path), Path(out), Metrics()
     device = arrays.pick_device(settings.compute.device)
-    segmenter = load_segmenter(settings.segment, device, settings.compute.threads) if settings.segment.enabled else None
+    segmenter = (
+        load_segmenter(settings.segment, device, arrays.network_threads(settings.compute.threads))
+        if settings.segment.enabled
+        else None
+    )
     steps = Steps(
         align=settings.align,
         measure=settings.measure,

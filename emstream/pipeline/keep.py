@@ -88,38 +88,39 @@ class StoreKeeper:
 
         self._behind.put(work, record.nbytes)
 
-    def labels(self, result: Result, tables: Tables | None) -> None:
-        """Store the labels of a frame that was stored before, and its rows of the tables."""
-        labelled, measured = result.labelled, result.measured
-        assert labelled is not None
-        assert measured is not None
-        host = Labelled(arrays.to_host(labelled.labels), labelled.model, labelled.sha256, labelled.agreement)
-        model = f"{labelled.model}@{labelled.sha256}" if labelled.sha256 else labelled.model
-        record = LabelRecord(result.frame, host.labels, measured.count, measured.area_fraction, model)
-        told = Result(
-            run=result.run, frame=result.frame, aligned=_on_host(result.aligned), drift_speed=result.drift_speed,
-            labelled=host, measured=measured, final=result.final,
-        )  # fmt: skip
+    def labels(self, measure: Callable[[], tuple[Result, Tables | None]], nbytes: int) -> None:
+        """Measure, and store the labels of a frame that was stored before with its rows of the tables."""
+        made: list[tuple[Result, Tables | None]] = []  # measured once, also when the group must be written again
 
         def work() -> None:
+            if not made:
+                made.append(measure())
+            result, tables = made[0]
+            labelled, measured = result.labelled, result.measured
+            assert labelled is not None
+            assert measured is not None
+            host = replace(labelled, labels=arrays.to_host(labelled.labels))
+            model = f"{labelled.model}@{labelled.sha256}" if labelled.sha256 else labelled.model
+            record = LabelRecord(result.frame, host.labels, measured.count, measured.area_fraction, model)
             self._writer.add_model(labelled.model, labelled.sha256)
             self._writer.write_labels([record])
             if tables is not None:
                 self._write_rows(result.frame, tables)
+            told = replace(result, aligned=_on_host(result.aligned), labelled=host)
             self._sinks.after_flush(lambda: self._segmented(told))
 
-        self._behind.put(work, host.labels.nbytes)
+        self._behind.put(work, nbytes)
 
-    def state(self, values: Mapping[str, np.ndarray]) -> None:
+    def state(self, make: Callable[[], Mapping[str, np.ndarray]]) -> None:
         """Save what a restart needs, behind the frames that it belongs to."""
         self._generation = (self._generation + 1) % STATES
         name = f"state{self._generation}"
 
         def work() -> None:
             self._writer.flush_tables()  # rows of frames before the saved state are not written anew
-            self._writer.write_state(name, values)
+            self._writer.write_state(name, make())
 
-        self._behind.put(work, sum(v.nbytes for v in values.values()))
+        self._behind.put(work, 1 << 20)
 
     def saved_state(self) -> dict[str, np.ndarray] | None:
         """The newest saved state whose frames the run still has."""
@@ -151,13 +152,9 @@ class StoreKeeper:
             else:
                 table.drop("frame", from_value=frame)
 
-    def close(self, last: Tables) -> None:
+    def close(self, last: Callable[[], Tables]) -> None:
         """Everything down, the tables whole, the run `closed`."""
-
-        def work() -> None:
-            self._write_rows(1 << 62, last)
-
-        self._behind.put(work, 0)
+        self._behind.put(lambda: self._write_rows(1 << 62, last()), 0)
         self._behind.drain()
         self._sinks.writers.remove(self._writer)
         self._writer.close()

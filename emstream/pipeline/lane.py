@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -58,20 +58,24 @@ class Result:
 
 
 class Keeper(Protocol):
-    """Where a lane's results go: the store's write-behind queue, or memory. Calls keep their order."""
+    """Where a lane's results go: the store's write-behind queue, or memory. Calls keep their order.
+
+    What `labels`, `state` and `close` are given is called once, in that order, behind the loop: particles are measured
+    and tracked there, while the loop aligns and segments the next frames.
+    """
 
     name: str
     stored: int  # frames that the run had when it was opened
 
     def reserve(self, origins: Sequence[Origin]) -> list[int | None]: ...
     def frame(self, slot: int, aligned: Aligned, keep_raw: bool, drift_speed: float) -> None: ...
-    def labels(self, result: Result, tables: Tables | None) -> None: ...
-    def state(self, values: Mapping[str, np.ndarray]) -> None: ...
+    def labels(self, measure: Callable[[], tuple[Result, Tables | None]], nbytes: int) -> None: ...
+    def state(self, make: Callable[[], Mapping[str, np.ndarray]]) -> None: ...
     def saved_state(self) -> Mapping[str, np.ndarray] | None: ...
     def read(self, slot: int) -> Aligned: ...
     def read_labels(self, slot: int) -> Labelled: ...
     def drop_rows_from(self, frame: int, living: np.ndarray, next_track: int) -> None: ...
-    def close(self, last: Tables) -> None: ...
+    def close(self, last: Callable[[], Tables]) -> None: ...
 
 
 class Lane:
@@ -180,12 +184,12 @@ class Lane:
             return
         aligned = self._memory[slot]
         labelled = self._segment(aligned)
-        measured = self._measure(labelled, aligned)
         for old in [s for s, kept in self._peeked.items() if kept is not None][: -2 or None]:
             self._peeked[old] = None
         self._peeked[slot] = labelled
         self._particles = labelled.labels > 0
-        self.keeper.labels(self._result(slot, aligned, labelled, measured, final=False), None)
+        speed = self._speeds.get(slot, math.nan)
+        self.keeper.labels(lambda: (self._first_look(slot, aligned, labelled, speed), None), labelled.labels.nbytes)
 
     def advance(self) -> None:
         """Segment, measure and track the oldest frame that waits."""
@@ -195,12 +199,11 @@ class Lane:
         labelled = self._peeked.pop(slot, None) or (
             self.keeper.read_labels(slot) if ahead_of_turn else self._segment(aligned)
         )
-        measured, tables = self._follow(slot, labelled, self._measure(labelled, aligned), aligned)
         self.linked = slot + 1
         if not self._peeked:
             self._particles = labelled.labels > 0
-        self.keeper.labels(self._result(slot, aligned, labelled, measured), tables)
-        self._speeds.pop(slot, None)
+        speed = self._speeds.pop(slot, math.nan)
+        self.keeper.labels(lambda: self._follow(slot, aligned, labelled, speed), labelled.labels.nbytes)
 
     def _segment(self, aligned: Aligned) -> Labelled:
         segmenter = self.steps.segmenter
@@ -217,6 +220,8 @@ class Lane:
                 pixels = pixels - reference if name == "dark" else pixels * reference
         return pixels
 
+    # ---- behind the loop, in the queue's thread ----------------------------------------------------------------
+
     def _measure(self, labelled: Labelled, aligned: Aligned) -> Measured:
         with self.metrics.timed("measure"):
             rest = (aligned.shift[0] - round(aligned.shift[0]), aligned.shift[1] - round(aligned.shift[1]))
@@ -224,51 +229,57 @@ class Lane:
         covered = max(1, area_of(aligned.valid))
         return Measured(columns, len(columns["label"]), float(np.sum(columns["area"])) / covered)
 
-    def _follow(self, slot: int, labelled: Labelled, measured: Measured, aligned: Aligned) -> tuple[Measured, Tables]:
-        """Tracks for one frame, and the rows that it adds to the tables."""
+    def _first_look(self, slot: int, aligned: Aligned, labelled: Labelled, speed: float) -> Result:
+        """The newest frame, measured before its turn to be tracked."""
+        measured = self._measure(labelled, aligned)
+        return Result(
+            run=self.keeper.name, frame=slot, aligned=aligned, drift_speed=speed, labelled=labelled, measured=measured,
+            final=False,
+        )  # fmt: skip
+
+    def _follow(self, slot: int, aligned: Aligned, labelled: Labelled, speed: float) -> tuple[Result, Tables]:
+        """Particles and tracks of one frame, and the rows that it adds to the tables."""
+        found = self._measure(labelled, aligned)
         time_s, size = aligned.frame.time_s, self._pixel_size_nm
         self._tracks, tracks, events = measure.link(
-            self._tracks, labelled.labels, measured.particles, slot, time_s, valid=aligned.valid, anchor=aligned.anchor
+            self._tracks, labelled.labels, found.particles, slot, time_s, valid=aligned.valid, anchor=aligned.anchor
         )
-        columns: dict[str, Any] = {**measured.particles, "track": tracks, "frame": slot, "time_s": time_s}
+        columns: dict[str, Any] = {**found.particles, "track": tracks, "frame": slot, "time_s": time_s}
         tables: Tables = {"particles": measure.rows("particles", columns, size)}
         if self._tracks.finished and len(self._tracks.finished["track"]):
             tables["tracks"] = measure.rows("tracks", self._tracks.finished, size)
         if events:
             tables["events"] = measure.rows("events", {k: np.array([e[k] for e in events]) for k in events[0]}, size)
-        return Measured(columns, measured.count, measured.area_fraction, tuple(events)), tables
-
-    def _result(
-        self, slot: int, aligned: Aligned, labelled: Labelled | None, measured: Measured | None, final: bool = True
-    ) -> Result:
-        return Result(
-            run=self.keeper.name,
-            frame=slot,
-            aligned=aligned,
-            drift_speed=self._speeds.get(slot, math.nan),
-            labelled=labelled,
-            measured=measured,
-            final=final,
+        measured = Measured(columns, found.count, found.area_fraction, tuple(events))
+        result = Result(
+            run=self.keeper.name, frame=slot, aligned=aligned, drift_speed=speed, labelled=labelled, measured=measured
         )
+        return result, tables
 
     # ---- state -------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write the state of drift and tracks behind the frames that it belongs to."""
         self._saved_at = time.monotonic()
-        values: dict[str, Any] = {"kept": np.int64(self.kept), "linked": np.int64(self.linked)}
-        if self._drift is not None:
-            values |= {f"drift.{k}": v for k, v in align.dump(self._drift).items()}
-        values |= {f"tracks.{k}": v for k, v in measure.dump(self._tracks).items()}
-        self.keeper.state({k: np.asarray(v) for k, v in values.items()})
+        kept, drift = self.kept, self._drift
+
+        def make() -> dict[str, np.ndarray]:
+            values: dict[str, Any] = {"kept": np.int64(kept), "linked": np.int64(min(kept, self._tracks.frame + 1))}
+            if drift is not None:
+                values |= {f"drift.{k}": v for k, v in align.dump(drift).items()}
+            values |= {f"tracks.{k}": v for k, v in measure.dump(self._tracks).items()}
+            return {k: np.asarray(v) for k, v in values.items()}
+
+        self.keeper.state(make)
 
     def close(self) -> None:
         """Save, write the tracks that are still alive, and close the run. Nothing may wait for the branch."""
         self.save()
-        last: Tables = {}
-        alive = measure.finish(self._tracks)
-        if len(alive["track"]):
-            last["tracks"] = measure.rows("tracks", alive, self._pixel_size_nm)
+
+        def last() -> Tables:
+            alive = measure.finish(self._tracks)
+            return {"tracks": measure.rows("tracks", alive, self._pixel_size_nm)} if len(alive["track"]) else {}
+
         self.keeper.close(last)
 
     def _resume(self) -> None:
