@@ -68,7 +68,7 @@ def browser() -> Iterator[Any]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(20)
+    driver.set_script_timeout(60)
     yield driver
     driver.quit()
 
@@ -93,7 +93,7 @@ def until(browser: Any, condition: str) -> Any:
     return browser.execute_async_script(
         "const done = arguments[0], begin = performance.now();"
         "const look = () => { let v = null; try { v = (" + condition + "); } catch {}"
-        "if (v || performance.now() - begin > 12000) done(v); else setTimeout(look, 20); }; look();"
+        "if (v || performance.now() - begin > 30000) done(v); else setTimeout(look, 20); }; look();"
     )  # fmt: skip
 
 

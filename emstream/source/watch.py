@@ -29,6 +29,7 @@ MOST_WAITING = 20_000  # files; beyond, the scan pauses until some are read
 MOST_OPEN = 64  # files held open
 MOST_RESTING = 1024  # movies that are looked at for growth; beyond, the slow comparison of all files finds it
 GONE_S = 2.0  # a file that vanished may show under another name for so long
+MOST_KINDS = 256  # series and suffixes that are remembered to be single frames
 RECENT = 4096  # finished single frames whose pixels are remembered
 
 
@@ -289,8 +290,15 @@ class Watcher:
     def _settle_single(self, file: Followed) -> None:
         """A file of one frame so far is a single frame once its writer has done with it."""
         done = file.whole or file.quiet(self._now, self._options)
-        if file.state is not None and file.state.n_covered == 1 and done:
-            file.single = True
+        kind = (file.hint.series, Path(file.path).suffix)
+        if file.state is not None and file.state.n_covered == 1:
+            if done:
+                self._singles[kind] = True
+                self._singles.move_to_end(kind)
+                if len(self._singles) > MOST_KINDS:
+                    self._singles.popitem(last=False)
+            if done or (kind in self._singles and file.state.n_complete == 1):  # as all of its kind before it
+                file.single = True
         if file.single and file.handed >= 1 and done:  # taken in an earlier life
             self._line(file).order.handed(file.path)
             self._finish(file)
