@@ -11,7 +11,7 @@ import numpy as np
 
 from emstream.segment.classical import blur, slope
 
-STEEP, SPREAD = 1.5, 5.0  # of the frame's median slope: along a long outline, and more for a short one (1/sqrt(px))
+STEEP, SPREAD = 1.5, 6.0  # of the frame's median slope: along a long outline, and more for a short one (1/sqrt(px))
 SCALES = (1.0, 2.0)  # px of the halved image: the slope is seen at 2 and 4 px blur
 
 

@@ -23,6 +23,7 @@ from emstream.segment.scale import enlarge, reduce, scaled, working_shape
 from emstream.segment.split import cores
 from emstream.segment.unet import UNet
 
+LOOK_PX = 448  # working sizes from here on are first looked at at half the size
 SURE = 0.85  # foreground that a particle must reach somewhere
 LARGE = 36.0  # px at the working size: typical diameter from which half of it is enough
 JUDGED_PX = 256  # longer side at which network and classical method are compared
@@ -70,7 +71,7 @@ class Network:
         The network sees some 30 px far. The half size costs a quarter, so a look at it decides.
         """
         full = size(image)
-        if self.options.long_side_px and max(full) >= 256:
+        if self.options.long_side_px and max(full) >= LOOK_PX:
             half = reduce_on_device(image, (full[0] // 2, full[1] // 2))
             seen = normalise(half, scaled(valid, shape, size(half)))
             maps = predict(self.net, seen, self.dtype)
@@ -141,12 +142,16 @@ def instances(
     small &= (_sure(whole, maps[0]) & there(whole, image))[whole] & (whole > 0)
     found = grow(small, cores(small)) if options.split else components(small)
     found = renumber(found, _sure(found, maps[0]))
+    least = smallest_area(options, pixel_size_nm)
     if found.shape == shape:
-        labels = np.where(cover(small, valid), found, 0)
-    else:
-        nearest = cv2.resize(reach_out(found), shape[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int32)
-        labels = np.where(cover(enlarge(maps[0], shape) > options.threshold, valid), nearest, 0)
-    return drop_small(labels, smallest_area(options, pixel_size_nm))
+        return drop_small(np.where(cover(small, valid), found, 0), least)
+    found = drop_small(found, least * found.size / (shape[0] * shape[1]))
+    nearest = cv2.resize(reach_out(found), shape[::-1], interpolation=cv2.INTER_NEAREST)
+    mask = cover(enlarge(maps[0], shape) > options.threshold, valid)
+    labels = np.multiply(nearest, mask, dtype=np.float32).astype(np.int32)
+    seen = np.zeros(int(found.max()) + 1, bool)
+    seen[labels.ravel()[:: max(1, int(least) // 8)]] = True
+    return labels if seen[1:].all() else drop_small(labels, least)
 
 
 def _sure(labels: np.ndarray, foreground: np.ndarray) -> np.ndarray:
