@@ -199,7 +199,8 @@ def test_a_growing_movie_comes_frame_by_frame_and_its_last_frame_once_it_is_quie
     frames: list[Frame] = []
     for i, whole in camera:
         frames += scene.run(0.3, every=0.1)
-        assert len(frames) == i  # frame i is believed when the next one begins
+        assert len(frames) <= i  # frame i is believed when the next one begins
+        assert not whole or len(frames) == i
         if whole and i == len(movie) - 1:
             break
     assert not scene.run(2)
@@ -403,7 +404,9 @@ def test_an_empty_folder_in_its_place_is_a_mount_point_without_its_mount(tmp_pat
 
 SINGLES = ("a/f_0.npy", "a/f_1.npy", "b/deep/g_0.npy", "top_0.npy")
 TREE = tuple(
-    f"Au/Hour_00/Minute_00/Second_0{s}/Au_Hour_00_Minute_00_Second_0{s}_Frame_000{i}.npy" for s in (0, 1) for i in (0, 1)
+    f"Au/Hour_00/Minute_00/Second_0{s}/Au_Hour_00_Minute_00_Second_0{s}_Frame_000{i}.npy"
+    for s in (0, 1)
+    for i in (0, 1)
 )
 MOVIES = {"m.mrc": ["m.mrc"] * 2, "n.mrc": ["n.mrc"] * 2}
 FOLDERS = {"a": [*SINGLES[:2]], "b/deep": [SINGLES[2]], "Au": [*TREE]}
@@ -466,17 +469,16 @@ def test_a_finished_file_costs_few_bytes_of_memory(tmp_path: Path) -> None:
         shutil.rmtree(folder)
         scene.run(3, every=0.5)
 
-    pour(0, 5000)
     tracemalloc.start()
     try:
-        pour(5000, 1000)
+        pour(0, 4500)  # what is remembered of the last few thousand files is full
         before = tracemalloc.get_traced_memory()[0]
-        for k in range(4):
-            pour(6000 + 5000 * k, 5000)
+        for k in range(3):
+            pour(4500 + 4000 * k, 4000)
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert grown / 20_000 < 40, f"{grown / 20_000:.0f} bytes a file"
+    assert grown / 12_000 < 40, f"{grown / 12_000:.0f} bytes a file"
 
 
 # -- with the operating system's hints

@@ -73,6 +73,7 @@ class FolderSource:
             if source.shape != self.shape or source.dtype != self.dtype:
                 what = f"{source.shape} {source.dtype}, the first one is {self.shape} {self.dtype}"
                 raise UnreadableFile(f"{self._files[i]} is {what}")
+            source.poll()  # what may be read is what the last look found
             return source.read(0)
         except NotComplete as err:
             raise UnreadableFile(f"{self._files[i]} is not whole: {err}", reason="truncated") from None

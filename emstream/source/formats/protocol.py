@@ -67,7 +67,10 @@ class FrameSource(Protocol):
         ...
 
     def read(self, i: int) -> np.ndarray:
-        """Frame i, (y, x), file order, never flipped. Raises NotComplete, UnreadableFile, FrameOutOfRange."""
+        """Frame i, (y, x), file order, never flipped; one that `poll` has counted.
+
+        raises : NotComplete (also before the first poll), UnreadableFile, FrameOutOfRange
+        """
         ...
 
     def read_into(self, i: int, out: np.ndarray) -> None:
