@@ -7,39 +7,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Protocol
 
 WAITING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN)  # may pass by themselves
 
 
 class Sink(Protocol):
-    """What the work writes to; a RunWriter is one, so is `Together` of several."""
+    """What the work writes to: a RunWriter, or several as one."""
 
     def flush(self) -> None: ...
     def discard(self) -> None: ...
     def idle(self) -> None: ...
-
-
-class Together:
-    """Several sinks as one; the list may change while the queue runs."""
-
-    def __init__(self, sinks: Callable[[], list[Sink]]) -> None:
-        self._sinks = sinks
-
-    def flush(self) -> None:
-        """Commit what each holds."""
-        for sink in self._sinks():
-            sink.flush()
-
-    def discard(self) -> None:
-        """Forget what each holds."""
-        for sink in self._sinks():
-            sink.discard()
-
-    def idle(self) -> None:
-        """Publish what each has not yet shown."""
-        for sink in self._sinks():
-            sink.idle()
 
 
 class WriteBehind:
@@ -137,7 +116,7 @@ class WriteBehind:
                 if not group and (self._closing or self._abandoned):
                     return
             if group:
-                self._patiently(lambda works=tuple(work for work, _ in group): self._write(works))
+                self._patiently(partial(self._write, [work for work, _ in group]))
                 with self._changed:
                     self._bytes -= sum(nbytes for _, nbytes in group)
                     self._busy = False

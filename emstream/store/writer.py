@@ -23,7 +23,7 @@ from emstream.store.layout import LABELS, Layout
 from emstream.store.ledger import FrameRow, LabelRow, Ledger, RunRow
 from emstream.store.origins import Origins
 from emstream.store.pyramid import label_levels, levels
-from emstream.store.tables import TableWriter
+from emstream.store.tables import TableWriter, write_table
 
 Timed: TypeAlias = Callable[[str, int], AbstractContextManager[None]]
 
@@ -103,6 +103,8 @@ class RunWriter:
         self._tables: dict[str, TableWriter] = {}
         self._published_at = 0.0
         self._dirty = False
+        if row.state != "closed":  # a kill left files half written, perhaps before the first frame counted
+            remove_partial(self.path)
         if self.n:
             self._resume()
 
@@ -208,7 +210,7 @@ class RunWriter:
         if not (self.path / "tables").is_dir():
             self._make_folders()
         if name not in self._tables:
-            self._tables[name] = TableWriter(self.path / "tables" / f"{name}.parquet", schema)
+            self._tables[name] = TableWriter(self.path / "tables" / f"{name}.parquet", schema, fsync=self.options.fsync)
         return self._tables[name]
 
     def flush_tables(self) -> None:
@@ -256,17 +258,17 @@ class RunWriter:
     def close(self, tables: Mapping[str, Any] | None = None) -> None:
         """Flush, write the tables whole, and say `closed`. Writing more calls for `reopen`.
 
-        tables : name -> columns (or a DataFrame) of tables that are written only now
+        tables : name -> columns of tables that are written only now
         """
         self.flush()
         self.publish()
         for table in self._tables.values():
-            table.close()
+            table.flush()
         if not self.n:
             return
         for name, columns in (tables or {}).items():
-            TableWriter.write_whole(self.path / "tables" / f"{name}.parquet", columns)
-        TableWriter.write_whole(self.path / "tables" / "frames.parquet", self.columns.as_table(self.n))
+            write_table(self.path / "tables" / f"{name}.parquet", columns)
+        write_table(self.path / "tables" / "frames.parquet", self.columns.as_table(self.n))
         self._origins.sync()
         self._set_state("closed")
 
@@ -352,8 +354,6 @@ class RunWriter:
         """Go on where the ledger says the run ended; what lies beyond is left over from a kill and overwritten."""
         rows = self.ledger.frames(self.row.id)
         self._make_folders()
-        if self.row.state == "live":
-            remove_partial(self.path)
         self.columns.load(rows)
         self._origins.resume(rows)
         self._dirty = True
