@@ -12,6 +12,7 @@ import pytest
 
 from emstream.messages import Frame
 from emstream.source import SourceOptions
+from emstream.source.discover import Found
 from emstream.source.watch import Watcher
 
 
@@ -210,3 +211,14 @@ def test_a_name_that_gets_new_content_gives_a_new_frame_and_a_touched_one_does_n
     assert watch.run(40.0) == []
     latest.write_bytes(npy(2))
     assert [int(f.pixels[0, 0]) for f in watch.run(80.0)] == [2]
+
+
+def test_a_file_that_is_told_again_after_it_was_read_gives_no_second_frame(tmp_path: Path) -> None:
+    """A scan pauses between finding and telling; a hint may have brought the same file meanwhile."""
+    (tmp_path / "f_0.npy").write_bytes(npy(1))
+    watch = Scripted(tmp_path)
+    assert len(watch.run(3.0)) == 1
+    watch.watcher._recent.clear()  # thousands of files came since
+    st = os.stat(tmp_path / "f_0.npy")
+    watch.watcher.found([Found("f_0.npy", st.st_size, st.st_mtime_ns, st.st_ino)])
+    assert watch.run(3.0) == []

@@ -182,6 +182,8 @@ class Watcher:
             if file is not None:
                 file.seen(f, self._now)
                 continue
+            if self._finished.has(f.size, f.mtime_ns, f.inode):
+                continue  # read while the scan that found it was pausing
             folder = f.path.rpartition("/")[0]
             if beside is None or beside.folder != folder:
                 beside = Beside(self.root, folder)
