@@ -22,7 +22,7 @@ from emstream.source.correct import Correction
 
 Tables: TypeAlias = dict[str, Mapping[str, np.ndarray]]  # table name → rows, physical units
 
-MEMORY = 128 << 20  # bytes of aligned frames kept for a branch that lags a little; older ones come from the store
+MEMORY = 32 << 20  # bytes of aligned frames kept for a branch that lags a little; older ones come from the store
 SAVE_EVERY_S = 2.0  # how often the drift and track state is written, so that a restart goes on where it was
 SMALLEST = 32  # px a side; smaller frames are stored as they are
 REPLAY = 200  # most stored frames that the aligner sees again after a restart without saved state
