@@ -28,7 +28,7 @@ from emstream.errors import BadSettings, NotComplete, SourceMissing, UnreadableF
 from emstream.source import SourceOptions
 from emstream.source.formats import open_movie, open_source, sniff
 from emstream.source.formats.dm_write import dm4
-from emstream.source.play import FORMATS, steps
+from emstream.source.play import steps
 
 SIZE = (0.25, 0.25)
 DATA = Path(os.environ.get("EMSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "formats"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import shutil
@@ -472,9 +473,11 @@ def test_a_finished_file_costs_few_bytes_of_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         pour(0, 4500)  # what is remembered of the last few thousand files is full
+        gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         for k in range(3):
             pour(4500 + 4000 * k, 4000)
+        gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()

@@ -45,7 +45,7 @@ class Correction:
         if self.rectangles is not None:
             bad = out.setdefault("defects", np.zeros(shape, bool)).copy()
             for x, y, w, h in self.rectangles:
-                bad[y : y + h, x : x + w] = True
+                bad[max(0, y) : max(0, y + h), max(0, x) : max(0, x + w)] = True
             out["defects"] = bad
         return out
 
