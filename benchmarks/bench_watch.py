@@ -1,4 +1,10 @@
-"""From a file being whole to its frame being handed out: single frames at a steady rate, local disk, with and without hints."""
+"""From a file being whole to its frame being handed out: single frames at a steady rate, local disk, with and without hints.
+
+Measured on two cores shared with other work (load 3), local ext4, 100 files/s of 256 x 256 uint16 for 10 s:
+
+    with hints  p50 1.2 ms, p99 12.6 ms
+    scan only   p50 130 ms, p99 249 ms
+"""
 
 from __future__ import annotations
 
@@ -28,7 +34,7 @@ class Nobody:
 def latencies(mode: str, rate: float, seconds: float) -> np.ndarray:
     """Seconds from the end of the write to the frame, one per file."""
     buffer = io.BytesIO()
-    np.save(buffer, np.zeros((256, 256), np.uint16))
+    np.save(buffer, np.ones((256, 256), np.uint16))  # a frame that ends in zeros might not be written yet
     n, written, got = int(rate * seconds), {}, {}
     stop, nobody = threading.Event(), Nobody()
     with tempfile.TemporaryDirectory() as folder:
