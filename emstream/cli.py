@@ -233,10 +233,12 @@ def reprocess(
 
 @app.command()
 def train(
-    inputs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Runs, or folders of images.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Folders of pictures.")],
     out: Annotated[Path, typer.Option("--out", metavar="MODEL", help="Folder of the new model.")],
-    labels: Annotated[str, typer.Option(help="none, a folder of masks, or the name of labels in the runs.")] = "none",
-    recipe: Annotated[str, typer.Option(help="autoencoder, student or supervised.")] = "student",
+    labels: Annotated[str, typer.Option(help="A folder of label pictures with the same names.")] = "none",
+    recipe: Annotated[
+        str, typer.Option(help="supervised: learn from labelled pictures and procedural frames.")
+    ] = "supervised",
     epochs: Annotated[int | None, typer.Option(help="How long.")] = None,
     cluster: Cluster = "local",
     config: ConfigFile = None,
@@ -245,7 +247,7 @@ def train(
 ) -> None:
     """Train a segmentation model offline, as a dask job.
 
-    Example: emstream train runs/Au.zarr --out models/Au --labels none
+    Example: emstream train pictures/ --labels masks/ --out models/Au
     """
     from emstream.jobs import train as job
 

@@ -213,7 +213,7 @@ class Daemon:
         return not reasons, reasons
 
     def _open_lane(self, frame: Frame) -> Lane:
-        wanted = self.name or run_name(frame.series, self.source)
+        wanted = self.name or run_name(frame, self.source)
         dtype = frame.pixels.dtype.newbyteorder("=")
         row = self.ledger.run_for(
             frame.series, wanted, frame.pixels.shape, dtype.name, frame.pixel_size_nm, self._attrs(frame)
@@ -226,8 +226,19 @@ class Daemon:
             self.runs.append(row.name)
         if self.steps.segmenter is not None:
             self.steps.segmenter.reset()
+        if row.n and self.url:
+            self._recall(row.name)
         log.info("run opened", extra={"run": row.name, "frames": row.n, "shape": row.shape, "dtype": row.dtype})
         return Lane(frame.series, keeper, self.steps, self.metrics, frame)
+
+    def _recall(self, run: str) -> None:
+        """The curves of frames that are stored already, for a run that goes on."""
+        from emstream.view.stored import Stored
+
+        curves = Stored(self.out, self.settings.view.history).curves(run)
+        names = [name for name, values in curves.items() if isinstance(values, list) and name != "frame"]
+        for k, i in enumerate(curves["frame"]):
+            self.latest.remember(run, i, {name: v for name in names if (v := curves[name][k]) is not None})
 
     def _attrs(self, frame: Frame) -> dict[str, Any]:
         """What a new run tells of itself."""
@@ -393,10 +404,10 @@ class Report:
         log.error("frame lost: its file is gone", extra={"path": path})
 
 
-def run_name(series: str, source: Path) -> str:
-    """The name of a series' run: its path with _ for /; the watched folder's own name for the folder itself."""
-    plain = series.strip("/").replace("/", "_")
-    return plain if plain not in ("", ".") else source.resolve().name or "run"
+def run_name(frame: Frame, source: Path) -> str:
+    """The name of a new run: the movie's name without suffix, or that of the folder that its single frames lie in."""
+    told = str(frame.meta.get("name", "")) or Path(frame.series).name or source.resolve().name
+    return told.replace("/", "_").lstrip(".") or "run"
 
 
 __all__ = ["Daemon", "EmstreamError", "check", "run", "run_name", "view"]

@@ -115,9 +115,12 @@ def test_a_session_from_first_frame_to_sigterm(start: Callable[..., Daemon], mov
     latest = json.loads(daemon.get("/api/latest", Authorization="token secret")[1])
     assert latest["frame"] == len(movie) - 1
     assert latest["particles"] >= 4
-    status = json.loads(daemon.get("/api/status", Authorization="token secret")[1])
-    assert status["committed"] == len(movie)
-    assert status["backlog"] == 0
+
+    def status() -> tuple[int, int]:
+        told = json.loads(daemon.get("/api/status", Authorization="token secret")[1])
+        return told["committed"], told["backlog"]
+
+    daemon.wait(lambda: status() == (len(movie), 0))
     code, out, err = daemon.end()
     assert code == 0, err
     summary = json.loads(out)
@@ -140,6 +143,7 @@ def test_every_way_in_which_the_simulated_camera_writes_becomes_one_whole_run(
     assert code == 0, err
     assert len(json.loads(out)["runs"]) == 1
     run = Run(json.loads(out)["runs"][0])
+    assert run.name == ("camera" if fmt in ("tiff", "npy", "png") else "movie")
     assert run.n == 12
     whole = np.rint(run.column("shift")).astype(int)
     inner = (slice(40, -40), slice(40, -40))

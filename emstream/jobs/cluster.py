@@ -11,10 +11,11 @@ from emstream.errors import BadSettings, JobFailed, MissingExtra
 
 
 @contextmanager
-def client(where: str = "local", workers: int = 0) -> Iterator[Any]:
+def client(where: str = "local", workers: int = 0, timeout_s: float = 20.0) -> Iterator[Any]:
     """A dask.distributed.Client; a cluster that was made here is also ended here.
 
     where   : local | tcp://HOST:PORT | tls://HOST:PORT | slurm
+    timeout_s : how long a scheduler may take to answer
     workers : processes; 0 = one per core (local) or one job (slurm)
     raises  : BadSettings, MissingExtra, JobFailed (no scheduler answers)
     """
@@ -28,7 +29,7 @@ def client(where: str = "local", workers: int = 0) -> Iterator[Any]:
             yield c
     elif where.startswith(("tcp://", "tls://")):
         try:
-            c = Client(where, timeout="20s")
+            c = Client(where, timeout=timeout_s)
         except (OSError, TimeoutError) as err:
             raise JobFailed(f"no dask scheduler answers at {where}: {err}", "start one with: dask scheduler") from None
         with c:

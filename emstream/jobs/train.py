@@ -27,19 +27,17 @@ def train(
     recipe: str = "student",
     cluster: str = "local",
 ) -> dict[str, Any]:
-    """A model folder from runs or folders of pictures, trained on a dask worker.
+    """A model folder from folders of labelled pictures, trained on a dask worker.
 
-    labels  : none | a folder of label pictures with the same names | the name of labels in the runs
-    recipe  : autoencoder | student | supervised
+    labels  : a folder of label pictures with the same names (instances, or masks of 0 and 255)
+    recipe  : supervised
     returns : the validation numbers of model.json
     raises  : SourceMissing, BadSettings, JobFailed
     """
-    if recipe not in ("autoencoder", "student", "supervised"):
-        raise BadSettings(f"--recipe {recipe!r}", "use autoencoder, student or supervised")
-    if recipe == "supervised" and labels == "none":
-        raise BadSettings(
-            "--recipe supervised needs --labels", "a folder of label pictures, or the name of labels in the runs"
-        )
+    if recipe != "supervised":
+        raise BadSettings(f"--recipe {recipe!r} is not known", "use supervised")
+    if labels == "none":
+        raise BadSettings("--recipe supervised needs --labels", "a folder of label pictures with the same names")
     for path in inputs:
         if not path.exists():
             raise SourceMissing(f"nothing at {path}", "check the path")

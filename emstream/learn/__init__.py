@@ -1,4 +1,4 @@
-"""The training room: pictures or runs go in, a model folder comes out. Offline; torch is imported when it starts."""
+"""The training room: pictures go in, a model folder comes out. Offline; torch is imported when it starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Progress = Callable[[Mapping[str, Any]], None]
 class LearnOptions:
     """How a model is trained."""
 
-    recipe: Literal["supervised", "student", "autoencoder"] = "student"
+    recipe: Literal["supervised"] = "supervised"  # labelled pictures and procedural frames
     epochs: int = 40  # of `steps_per_epoch` batches
     steps_per_epoch: int = 50
     minutes: float = 0.0  # stop after so long, and let the learning rate fall to zero by then; 0 = no limit
@@ -43,9 +43,9 @@ def train(
 ) -> dict[str, Any]:
     """Train a model and write its folder: weights.safetensors, model.json, previews of the best and the worst.
 
-    inputs   : folders of pictures, or stored runs
+    inputs   : folders of pictures
     out      : folder of the model; a training that was cut off there goes on
-    labels   : none | a folder of label pictures with the same names | the name of labels in the runs
+    labels   : a folder of label pictures with the same names
     progress : called now and then with step, loss, seconds and, when there are new ones, validation numbers
     returns  : validation numbers, as in model.json
     raises   : BadSettings, SourceMissing, ModelBroken

@@ -29,11 +29,8 @@ def run(
 ) -> dict[str, Any]:
     """See `emstream.learn.train`."""
     check(options)
-    if options.recipe != "supervised" or labels == "none":
-        raise BadSettings(
-            f"learn.recipe = {options.recipe!r} with labels {labels!r} cannot be trained yet",
-            "recipe supervised, with a folder of label pictures",
-        )
+    if labels == "none":
+        raise BadSettings("training needs labels", "a folder of label pictures with the same names")
     out.mkdir(parents=True, exist_ok=True)
     pictures = gather(inputs, labels)
     learn, judge = split(pictures, options.validation)
