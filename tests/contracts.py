@@ -147,14 +147,14 @@ def check_growth(path: Path, write: Iterable[int], truth: np.ndarray, *, most_be
     source.close()
 
 
-def check_hostile(data: bytes, path: Path, flips: Iterable[tuple[int, int]]) -> None:
+def check_hostile(data: bytes, path: Path, flips: Iterable[tuple[int, bytes]]) -> None:
     """A file with some bytes changed: only our own errors escape, and nothing huge is allocated.
 
-    flips : (position, new value of that byte)
+    flips : (position, the bytes to write there)
     """
     raw = bytearray(data)
     for at, value in flips:
-        raw[at % len(raw)] = value
+        raw[at : at + len(value)] = value[: len(raw) - at]
     path.write_bytes(raw)
     limit = 1 << 22
     tracemalloc.start()

@@ -518,8 +518,9 @@ VICTIMS: dict[str, tuple[bytes, int]] = {  # file, and how many bytes of it are 
 }
 
 
-VALUES = st.one_of(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]), st.integers(0, 255))
-FLIPS = st.lists(st.tuples(st.integers(0, 4095), VALUES), min_size=1, max_size=6)
+EXTREMES = [bytes([v]) * n for v in (0, 1, 0x7F, 0x80, 0xFF) for n in (1, 2, 4, 8)]
+BYTES = st.one_of(st.sampled_from(EXTREMES), st.binary(min_size=1, max_size=4))
+FLIPS = st.lists(st.tuples(st.integers(0, 4095), BYTES), min_size=1, max_size=6)
 
 
 @pytest.mark.parametrize("name", VICTIMS)
@@ -534,7 +535,7 @@ FLIPS = st.lists(st.tuples(st.integers(0, 4095), VALUES), min_size=1, max_size=6
 def test_a_damaged_header_never_harms(
     name: str,
     tmp_path_factory: pytest.TempPathFactory,
-    flips: list[tuple[int, int]],
+    flips: list[tuple[int, bytes]],
 ) -> None:
     whole, header = VICTIMS[name]
     within = [(at % (header or len(whole)), value) for at, value in flips]
