@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -32,6 +33,8 @@ from emstream.view.shown import DaemonStatus, Shown
 
 log = logging.getLogger("emstream.live")
 STATUS_EVERY_S = 0.5
+TURN_S = 0.0002  # for which a thread may keep the interpreter from another one; at Python's 5 ms the loop, which lets
+# go of it in each of some hundred array calls a frame, waits longer for its turn than it works
 
 
 def run(
@@ -160,9 +163,12 @@ class Daemon:
             tick=self._tick,
             busy=lambda: self.report.settling > 0,
         )
+        turn = sys.getswitchinterval()
+        sys.setswitchinterval(TURN_S)
         try:
             self._loop.run()
         finally:
+            sys.setswitchinterval(turn)
             self._stop.set()
             ahead.stop()
 
