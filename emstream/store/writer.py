@@ -103,8 +103,7 @@ class RunWriter:
         self._tables: dict[str, TableWriter] = {}
         self._published_at = 0.0
         self._dirty = False
-        if row.state != "closed":  # a kill left files half written, perhaps before the first frame counted
-            remove_partial(self.path)
+        remove_partial(self.path)  # of a kill, perhaps before the first frame counted
         if self.n:
             self._resume()
 

@@ -1,0 +1,29 @@
+"""What the crash tests write: frames of planted pixels, told apart byte by byte, as a source that can be read again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emstream.messages import Origin
+
+SHAPE = (40, 48)
+FRAMES = 24
+
+
+def pixels(i: int) -> np.ndarray:
+    """Frame i: (y, x) uint16, no two alike, no pixel 0."""
+    return np.random.default_rng(i).integers(1, 4000, SHAPE).astype(np.uint16)
+
+
+def labels(i: int) -> np.ndarray:
+    """Its labels."""
+    image = np.zeros(SHAPE, np.int32)
+    image[i % 30 : i % 30 + 5, 3:9] = 1
+    image[2:5, 20 : 22 + i % 20] = 2
+    return image
+
+
+def origin(i: int, settled: bool = False) -> Origin:
+    """Eight frames a file, which grows while it is read; `settled` when all of it is there."""
+    last = 7 if settled else i % 8
+    return Origin(f"cam/{i // 8}.mrc", i % 8, 1000 * (last + 1), 1_000_000 + 8 * (i // 8) + last, 40 + i // 8)
