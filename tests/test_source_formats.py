@@ -556,14 +556,12 @@ def _truth() -> dict[str, Any]:
 @pytest.mark.parametrize("name", _truth())
 def test_files_of_real_instruments_give_what_other_readers_give(name: str) -> None:
     truth = _truth()[name]
-    if not (DATA / name).exists() or "frame_sums" not in truth:
-        pytest.skip("no frames of this file are known")
     shape = truth["shape"]
     with open_movie(DATA / name) as movie:
-        assert len(movie) == truth["n_frames"]
+        assert len(movie) == truth.get("n_frames", 1)
         assert movie.shape == tuple(shape[-2:])
         assert movie.dtype == np.dtype(truth["dtype"]).newbyteorder("=")
-        sums = truth["frame_sums"]
+        sums = truth.get("frame_sums", [truth["sum"]])
         assert len(sums) in (len(movie), PARTIAL)
         for i, expected in enumerate(sums):
             total = float(movie[i].sum(dtype=np.float64))
