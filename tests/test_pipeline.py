@@ -215,6 +215,16 @@ def test_a_closed_run_opens_again_when_its_folder_grows(movie: simulate.Movie, t
     assert not run.table("tracks").duplicated("track").any()
 
 
+def test_the_tables_of_a_live_run_hold_every_row_soon_after_the_last_frame(
+    movie: simulate.Movie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emstream.pipeline.keep.ROWS_EVERY_S", 0.0)
+    Rig(tmp_path).process(frames_of(movie, 0, 10), die=True)
+    run = Run(tmp_path / "cam.zarr")
+    assert run.state == "live"
+    assert sorted(run.table("particles")["frame"].unique()) == list(range(10))
+
+
 def test_a_frame_that_comes_twice_is_stored_once(movie: simulate.Movie, tmp_path: Path) -> None:
     frames = frames_of(movie, 0, 8)
     Rig(tmp_path, segment=False).process([*frames, frames[3], frames[7]])

@@ -25,7 +25,11 @@ def html(run: Run, out: Path) -> None:
 
     particles, tracks = run.table("particles"), run.table("tracks")
     whole = particles[~particles["touches_border"].astype(bool)] if len(particles) else particles
-    figures = [_drift(run), *(_counts(run, whole), _sizes(run, whole), _single(run, whole, tracks)) * bool(len(whole))]
+    figures = [_drift(run)]
+    if len(whole):
+        figures += [_counts(run, whole), _sizes(run, whole)]
+    if len(whole) and len(tracks):
+        figures.append(_single(run, whole, tracks))
     body = [f"<h1>{markup.escape(run.name)}</h1>", _facts(run, particles, tracks), _pictures(run)]
     for k, figure in enumerate(figures):
         _style(figure)
@@ -90,6 +94,8 @@ def _sizes(run: Run, particles: pd.DataFrame) -> Any:
     bins = np.histogram_bin_edges(particles[name], "fd")[:200]
     for k, part in enumerate(np.array_split(np.arange(n), min(3, n))):
         values = particles[particles["frame"].isin(part)][name]
+        if not len(values):
+            continue
         share, _ = np.histogram(values, bins, density=True)
         t = _time(run)[part]
         label = (

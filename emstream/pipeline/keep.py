@@ -18,6 +18,7 @@ from emstream.store.behind import WriteBehind
 from emstream.store.run import Run
 from emstream.store.writer import FrameRecord, LabelRecord, RunWriter
 
+ROWS_EVERY_S = 2.0  # how often readers of a live run's tables see new rows
 STATES = 2  # generations of saved state: the newest may be of frames that a kill took back
 
 
@@ -27,6 +28,7 @@ class Sinks:
     def __init__(self) -> None:
         self.writers: list[RunWriter] = []
         self._after: list[Callable[[], None]] = []
+        self._rows_at = 0.0
 
     def after_flush(self, tell: Callable[[], None]) -> None:
         """Called by work in the queue: what happens once the group is committed."""
@@ -45,8 +47,14 @@ class Sinks:
         self._after.clear()
 
     def idle(self) -> None:
+        """Nothing waits: let readers see everything, the tables' newest rows every now and then."""
+        rows = time.monotonic() - self._rows_at > ROWS_EVERY_S
         for writer in list(self.writers):
             writer.idle()
+            if rows:
+                writer.flush_tables()
+        if rows:
+            self._rows_at = time.monotonic()
 
 
 class StoreKeeper:
