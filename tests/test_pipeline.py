@@ -71,7 +71,15 @@ class Rig:
             align=AlignOptions(enabled=align), measure=MeasureOptions(), segmenter=Threshold() if segment else None
         )
 
-    def process(self, frames: Sequence[Frame], *, batch: int = 16, die: bool = False, one_by_one: bool = False) -> None:
+    def process(
+        self,
+        frames: Sequence[Frame],
+        *,
+        batch: int = 16,
+        die: bool = False,
+        save: bool = True,
+        one_by_one: bool = False,
+    ) -> None:
         """Run the loop over frames; `die` leaves everything open, as a killed process does."""
         with Ledger(self.out) as ledger:
             sinks = Sinks()
@@ -94,7 +102,8 @@ class Rig:
                 for frame in frames:
                     loop._keep([frame])
                     loop._branch()
-                loop.lanes[0].save()
+                if save:
+                    loop.lanes[0].save()
             else:
                 loop.run()
             behind.close()
@@ -219,7 +228,7 @@ def test_the_tables_of_a_live_run_hold_every_row_soon_after_the_last_frame(
     movie: simulate.Movie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("emstream.pipeline.keep.ROWS_EVERY_S", 0.0)
-    Rig(tmp_path).process(frames_of(movie, 0, 10), die=True)
+    Rig(tmp_path).process(frames_of(movie, 0, 10), die=True, save=False)
     run = Run(tmp_path / "cam.zarr")
     assert run.state == "live"
     assert sorted(run.table("particles")["frame"].unique()) == list(range(10))
