@@ -215,6 +215,16 @@ def test_our_chunks_are_the_ones_that_zarr_writes(tmp_path: Path, dtype: str, co
     assert codecs(dtype, compressor)[-1]["name"] == "crc32c"
 
 
+@pytest.mark.parametrize("path", Layout(SHAPE, "uint16", keep_raw=True).images())
+def test_every_stored_chunk_is_the_one_that_zarr_writes(ledger: Ledger, tmp_path: Path, path: str) -> None:
+    writer = new_writer(ledger, keep_raw=True)
+    add(writer, 0)
+    stored = (writer.path / path / chunk_name(0)).read_bytes()
+    array = zarr.open_array(writer.path / path, mode="r+")
+    array[0] = array[0]
+    assert (writer.path / path / chunk_name(0)).read_bytes() == stored
+
+
 def test_a_closed_run_goes_on(ledger: Ledger) -> None:
     writer = new_writer(ledger)
     add(writer, 0)

@@ -85,7 +85,11 @@ class Layout:
             attributes = {"description": column.doc}
             return _array((n, *tail), (COLUMN_CHUNK, *tail), column.dtype, column.fill, "none", names, attributes)
         size, dtype = self.images()[path]
-        return _array((n, *size), (1, *size), dtype, 0, self.compressor, ["t", "y", "x"], {})
+        return _array((n, *size), (1, *size), dtype, 0, self.compressor_of(path), ["t", "y", "x"], {})
+
+    def compressor_of(self, path: str) -> str:
+        """What compresses a (t, y, x) array. Labels are flat: zstd makes them far smaller than blosc-lz4, and sooner."""
+        return "zstd" if path.startswith(LABELS) else self.compressor
 
     def groups(
         self, name: str, pixel_size_nm: PixelSize | None, emstream: Mapping[str, Any], window: tuple[float, float]

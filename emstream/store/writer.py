@@ -302,7 +302,7 @@ class RunWriter:
 
     def _stage(self, array: str, slot: int, image: np.ndarray, durable: bool) -> None:
         path = self.path / array / layout.chunk_name(slot)
-        self._staged.write(path, encode(image, self.layout.compressor), durable)
+        self._staged.write(path, encode(image, self.layout.compressor_of(array)), durable)
 
     def _check_space(self) -> None:
         free = shutil.disk_usage(self.path).free
