@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -16,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emstream.errors import StoreBusy, StoreDamaged
+from emstream.errors import StoreDamaged
 from emstream.messages import Origin, PixelSize, Status
 from emstream.store.failpoints import failpoint
+from emstream.store.lock import take
 from emstream.store.names import free_name
 
 FOLDER = ".emstream"
@@ -127,7 +127,7 @@ class Ledger:
         self.out = Path(out)
         self.folder = self.out / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = _take(self.folder / "lock", self.out)
+        self._lock_fd = take(self.folder / "lock", self.out)
         self._mutex = threading.RLock()
         self._closed = False
         self._fsync = fsync
@@ -457,20 +457,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         raise StoreDamaged(f"{path}: {error}", "move it away; it is built anew from the runs") from error
     return db
-
-
-def _take(lock: Path, out: Path) -> int:
-    """Hold the folder until the process ends; the kernel frees it whatever way that happens."""
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(fd, 4096).decode(errors="replace").strip() or "another process"
-        os.close(fd)
-        raise StoreBusy(f"{out} is in use by {holder}", "stop that one, or choose another output folder") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%F %T %Z')}\n".encode(), 0)
-    return fd
 
 
 def _boot_id() -> str:

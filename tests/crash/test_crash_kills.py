@@ -28,7 +28,7 @@ POINTS = (
     "chunk.written", "chunk.synced", "chunk.renamed", "file.written", "frame.staged", "ledger.reserved",
     "ledger.commit", "ledger.committed", "publish.columns", "publish.level", "publish.shape",
 )  # fmt: skip
-COUNTS = (1, 2, 5, 8)
+COUNTS = (1, 2, 6)
 
 
 @pytest.fixture(scope="module")
