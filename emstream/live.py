@@ -16,7 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from emstream import __version__, arrays
+import cv2
+
+from emstream import __version__, align, arrays, measure
 from emstream.config import Settings
 from emstream.errors import EmstreamError, SourceMissing
 from emstream.messages import Frame
@@ -163,6 +165,7 @@ class Daemon:
             tick=self._tick,
             busy=lambda: self.report.settling > 0,
         )
+        cv2.setNumThreads(1)  # its helpers spin for the cores that the network and the writer need
         turn = sys.getswitchinterval()
         sys.setswitchinterval(TURN_S)
         try:
@@ -190,6 +193,9 @@ class Daemon:
         if s.segment.enabled:
             segmenter = load_segmenter(s.segment, self.device, arrays.network_threads(s.compute.threads))
             self.metrics.model(segmenter.name, segmenter.sha256)
+            segmenter.warm_up((1024, 1024))
+        for room, door in ((align, "follow"), (align, "move"), (measure, "link")):
+            getattr(room, door)  # its libraries are loaded now, not while the first frames wait
         self.metrics.gpu_up.set(0 if self.device == "cpu" else 1)
         return Steps(
             align=s.align, measure=s.measure, segmenter=segmenter, device=self.device,

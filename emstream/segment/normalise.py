@@ -16,7 +16,7 @@ def normalise(image: Tensor, valid: Rect | None = None) -> Tensor:
     Always over the whole covered frame, never over a tile, so that one frame has one scale.
     """
     inside = image if valid is None else image[valid[0] : valid[1], valid[2] : valid[3]]
-    step = max(1, int(np.sqrt(inside.numel() / 40000)))
+    step = max(1, int(np.sqrt(inside.numel() / 6000)))
     ordered = inside[::step, ::step].flatten().sort().values
     low, high = ordered[int(0.005 * (len(ordered) - 1))], ordered[int(0.995 * (len(ordered) - 1))]
     inside = inside.clamp(low, high)
