@@ -40,10 +40,18 @@ def main() -> None:
     ask.add_argument("--frames", type=int, default=5000)
     ask.add_argument("--side", type=int, default=96)
     ask.add_argument("--model", default="default")
-    ask.add_argument("--fps", type=float, default=25.0, help="what the daemon keeps up with; 0 = as fast as the camera can")
+    ask.add_argument(
+        "--fps", type=float, default=25.0, help="what the daemon keeps up with; 0 = as fast as the camera can"
+    )
     given = ask.parse_args()
     movie = simulate.movie(
-        200, (given.side, given.side), particles=4, diameter=(10, 20), contrast=(0.3, 0.4), drift_per_frame=(0, 0), seed=1
+        200,
+        (given.side, given.side),
+        particles=4,
+        diameter=(10, 20),
+        contrast=(0.3, 0.4),
+        drift_per_frame=(0, 0),
+        seed=1,
     )
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -58,7 +66,9 @@ def main() -> None:
         def record() -> None:
             for k in range(-(-given.frames // len(movie))):
                 left = given.frames - k * len(movie)
-                for _ in play(movie, camera, fmt="npy", name=f"m{k:04d}", fps=given.fps or None, stop=min(len(movie), left)):
+                for _ in play(
+                    movie, camera, fmt="npy", name=f"m{k:04d}", fps=given.fps or None, stop=min(len(movie), left)
+                ):
                     pass
 
         threading.Thread(target=record, daemon=True).start()
