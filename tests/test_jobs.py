@@ -59,6 +59,17 @@ def test_a_run_is_segmented_again_and_the_old_one_stays(movie: simulate.Movie, t
     assert (tmp_path / "a" / "cam.zarr" / "zarr.json").read_bytes() == before
 
 
+def test_frames_that_are_aligned_already_stay_where_they_are(movie: simulate.Movie, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "cam.tif", movie.frames)
+    plain = load(env={}, sets=["segment.enabled=false"])
+    one(str(tmp_path / "cam.tif"), str(tmp_path / "a"), plain)
+    kept = dataclasses.replace(plain, align=dataclasses.replace(plain.align, enabled=False))
+    one(str(tmp_path / "a" / "cam.zarr"), str(tmp_path / "b"), kept)
+    before, after = Run(tmp_path / "a" / "cam.zarr"), Run(tmp_path / "b" / "cam.zarr")
+    assert np.abs(before.column("shift")).max() > 1
+    assert np.array_equal(before.frames.compute(), after.frames.compute())
+
+
 def test_a_model_is_trained_on_a_worker_and_segments(tmp_path: Path) -> None:
     for folder in ("pictures", "masks"):
         (tmp_path / folder).mkdir()

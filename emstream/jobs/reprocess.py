@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,7 @@ def one(path: str, out: str, settings: Settings) -> dict[str, Any]:
             keeper = StoreKeeper(writer, behind, sinks, metrics, tell, row.pixel_size_nm)
             return Lane(frame.series, keeper, steps, metrics, frame)
 
-        ahead = ReadAhead(_frames(source), settings.source.read_ahead_mb << 20)
+        ahead = ReadAhead(replay(source, moved=not settings.align.enabled), settings.source.read_ahead_mb << 20)
         Loop(ahead, open_lane, batch=settings.compute.batch).run()
         behind.close()
     return {"input": path, "run": ", ".join(f"{folder}/{name}.zarr" for name in runs), **count}
-
-
-def _frames(source: Path) -> Iterator[Frame | None]:
-    yield from replay(source)
