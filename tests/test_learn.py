@@ -45,16 +45,16 @@ def test_the_same_seed_draws_the_same_batch() -> None:
     assert torch.equal(a[1], b[1])
 
 
-def test_depth_is_one_in_the_middle_and_low_at_edges_and_seams() -> None:
+def test_depth_grows_from_edges_and_seams_and_is_one_from_five_px_on() -> None:
     yy, xx = np.mgrid[0:60, 0:100]
     labels = np.zeros((60, 100), np.int32)
     labels[np.hypot(yy - 30, xx - 30) < 20] = 1
     labels[(np.hypot(yy - 30, xx - 69) < 20) & (labels == 0)] = 2
     foreground, depth, weight = targets(labels)
     assert np.array_equal(foreground > 0, labels > 0)
-    assert depth[30, 30] == pytest.approx(1, abs=0.1)
-    assert depth[30, 69] == pytest.approx(1, abs=0.1)
-    assert depth[30, 48:51].max() < 0.2
+    assert depth[30, 30] == depth[30, 69] == depth[30, 20] == 1
+    assert depth[30, 13] == pytest.approx(3 / 5, abs=0.1)
+    assert depth[30, 48:51].max() <= 0.2 + 1e-6
     assert depth[labels == 0].max() == 0
     assert weight[30, 49] > 1
     assert weight[5, 5] == 1

@@ -26,7 +26,7 @@ class LearnOptions:
     invert: float = 0.3  # share of crops with the contrast turned round
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    widths: tuple[int, ...] = (24, 48, 96, 128, 128)
+    widths: tuple[int, ...] = (24, 48, 96, 128)
     validation: float = 0.15  # share of the pictures that are kept for validation, chosen by the hash of their name
     start_from: str = ""  # model folder whose weights are the start; "default" = the shipped ones
     seed: int = 0

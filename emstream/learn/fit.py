@@ -42,7 +42,7 @@ def fit(
     """
     torch.set_num_threads(max(1, options.threads))
     torch.manual_seed(options.seed)
-    mean = UNet(net.widths)
+    mean = UNet(net.widths, net.stem)
     mean.load_state_dict(net.state_dict())
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     step, spent = resume(folder, net, mean, optimizer)
@@ -79,13 +79,13 @@ def fit(
 
 def loss(maps: Tensor, wanted: Tensor) -> Tensor:
     """maps (n, 2, y, x) logits; wanted (n, 3, y, x): the foreground's weighted cross-entropy and Dice, and the
-    absolute error of the depth."""
+    cross-entropy of the depth."""
     foreground, depth, weight = wanted.unbind(1)
     entropy = F.binary_cross_entropy_with_logits(maps[:, 0], foreground, weight)
-    ridge = (weight * (1 + 4 * foreground) * (maps[:, 1].sigmoid() - depth).abs()).mean()
+    ridge = F.binary_cross_entropy_with_logits(maps[:, 1], depth, weight)
     p = maps[:, 0].sigmoid()
     both, either = (p * foreground).sum((1, 2)), (p + foreground).sum((1, 2))
-    return entropy + 2 * ridge + (1 - (2 * both + 50) / (either + 50)).mean()
+    return entropy + ridge + (1 - (2 * both + 50) / (either + 50)).mean()
 
 
 def _channels_last(net: UNet) -> None:

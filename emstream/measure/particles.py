@@ -63,8 +63,8 @@ def particles(
     if values is None:
         integrated = xp.full(n, xp.nan)
     else:
-        sums = xp.cumsum(values, dtype=xp.float64)
-        integrated = xp.bincount(place(own), weights=sums[end - 1] - sums[begin - 1], minlength=n)
+        inside = xp.flatnonzero(flat > 0)
+        integrated = xp.bincount(place(flat[inside]), weights=values[inside], minlength=n)
     perimeter, cut, around = _outline(xp, flat, values, turn, place, width, n)
     table = [area, cy + shift_rest[0], cx + shift_rest[1], *moments, perimeter, cut, integrated, around, names]
     return _columns(*to_host(xp.stack([c.astype(xp.float64) for c in table])))

@@ -70,7 +70,7 @@ def grow(foreground: np.ndarray, cores: np.ndarray) -> np.ndarray:
     per_component = np.bincount(owner[1:], minlength=n + 1)
     if per_component.max(initial=0) < 2:
         return whole
-    nearest, _ = _nearest_core(seeds)
+    nearest = _nearest_core(seeds)
     several = per_component[whole] > 1
     first = np.zeros(n + 1, np.int64)
     first[owner[:0:-1]] = np.arange(len(owner) - 1, 0, -1)  # for pixels whose nearest core is another component's
@@ -79,18 +79,18 @@ def grow(foreground: np.ndarray, cores: np.ndarray) -> np.ndarray:
     return renumber(labels, np.bincount(labels.ravel()) > 0)
 
 
-def reach_out(labels: np.ndarray, px: int = 2) -> np.ndarray:
-    """Labels that spread by a few px into the background: what their enlarged edges will cover. float32 for cv2."""
-    nearest, distance = _nearest_core(labels)
-    return np.where(distance <= px, nearest, 0).astype(np.float32) if labels.any() else labels.astype(np.float32)
+def reach_out(labels: np.ndarray) -> np.ndarray:
+    """Labels that spread by a pixel into the background: what their enlarged edges can cover."""
+    wide = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8))  # cv2 dilates no int32
+    return np.where(labels > 0, labels, wide).astype(np.int32)
 
 
-def _nearest_core(seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each pixel the number of the nearest seed, and the distance to it in px."""
-    distance, zone = cv2.distanceTransformWithLabels(
+def _nearest_core(seeds: np.ndarray) -> np.ndarray:
+    """For each pixel the number of the nearest seed."""
+    _, zone = cv2.distanceTransformWithLabels(
         (seeds == 0).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP
     )
     on = seeds > 0
     name = np.zeros(int(zone.max()) + 1, seeds.dtype)  # cv2 numbers the zones in its own order
     name[zone[on]] = seeds[on]
-    return name[zone], distance
+    return np.asarray(name[zone])

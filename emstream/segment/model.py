@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 
 from emstream.errors import ModelBroken
-from emstream.segment.unet import UNet, build
+from emstream.segment.unet import UNet, build, describe
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
@@ -65,7 +65,7 @@ def write_model(folder: Path, net: UNet, about: dict[str, Any]) -> str:
     part.write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
     text = json.dumps(
-        {"format": FORMAT, "architecture": {"kind": "unet", "widths": list(net.widths)}, "sha256": digest, **about},
+        {"format": FORMAT, "architecture": describe(net), "sha256": digest, **about},
         indent=1,
     )
     (folder / f"{ABOUT}.part").write_text(text + "\n", encoding="utf-8")

@@ -145,20 +145,21 @@ def instances(
     least = smallest_area(options, pixel_size_nm)
     if found.shape == shape:
         return drop_small(np.where(cover(small, valid), found, 0), least)
-    found = drop_small(found, least * found.size / (shape[0] * shape[1]))
-    nearest = cv2.resize(reach_out(found), shape[::-1], interpolation=cv2.INTER_NEAREST)
+    by = shape[0] * shape[1] / found.size
+    found = drop_small(found, least / by)
+    labels = cv2.resize(reach_out(found), shape[::-1], interpolation=cv2.INTER_NEAREST)
     mask = cover(enlarge(maps[0], shape) > options.threshold, valid)
-    labels = np.multiply(nearest, mask, dtype=np.float32).astype(np.int32)
-    seen = np.zeros(int(found.max()) + 1, bool)
-    seen[labels.ravel()[:: max(1, int(least) // 8)]] = True
-    return labels if seen[1:].all() else drop_small(labels, least)
+    labels = cv2.copyTo(labels, mask.view(np.uint8))
+    inside = found if valid is None else np.where(cover(found > 0, scaled(valid, shape, (int(found.shape[0]), int(found.shape[1])))), found, 0)
+    safe = np.bincount(inside.ravel(), minlength=int(found.max()) + 1)[1:] * by > 2 * least + 16
+    return labels if safe.all() else drop_small(labels, least)  # to count at full size costs more than all of the above
 
 
 def _sure(labels: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     """(n + 1,) bool: which particles the network is sure of somewhere, not only inclined to everywhere."""
-    highest = np.zeros(int(labels.max()) + 1, np.float32)
-    np.maximum.at(highest, labels.ravel(), foreground.ravel())
-    return highest >= SURE
+    sure = np.zeros(int(labels.max()) + 1, bool)
+    sure[labels[foreground >= SURE]] = True
+    return sure
 
 
 def soft_iou(probability: np.ndarray, mask: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 NECK = 0.78  # a neck thinner than this share of the thinner partner's half width parts two particles
-CORE = 0.7  # of a particle's half width: what is deeper is its core
+CORE = 0.3  # of a particle's half width: as far around its middle it is surely deeper than the rest
 SHALLOW = 1.5  # px; what is nowhere deeper than this is never parted
 
 
@@ -31,23 +31,12 @@ def cores(mask: np.ndarray) -> np.ndarray:
     on = height > 0
     at, height = at[on], height[on]
     joined = _same_particle(depth, at, height)
-    out = _core(depth, at, height)
-    canvas = out.view(np.uint8)
+    canvas = np.zeros(mask.shape, np.uint8)
+    for (y, x), h in zip(at.tolist(), height.tolist(), strict=True):
+        cv2.circle(canvas, (x, y), int(CORE * h), 1, -1)
     for i, j in joined:
         cv2.line(canvas, (int(at[i, 1]), int(at[i, 0])), (int(at[j, 1]), int(at[j, 0])), 1, 1)
     return canvas.view(bool) & mask
-
-
-def _core(depth: np.ndarray, at: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """What is deeper than CORE of the nearest middle."""
-    seeds = np.ones(depth.shape, np.uint8)
-    seeds[at[:, 0], at[:, 1]] = 0
-    _, zone = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    level = np.zeros(int(zone.max()) + 1, np.float32)
-    level[zone[at[:, 0], at[:, 1]]] = height
-    inside: np.ndarray = (depth >= CORE * level[zone]) & (depth > 0)
-    inside[at[:, 0], at[:, 1]] = True
-    return inside
 
 
 def _same_particle(depth: np.ndarray, at: np.ndarray, height: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The network: a small U-Net that works at half resolution inside and gives two maps, foreground and depth."""
+"""The network: a small U-Net that works at quarter resolution inside and gives two maps, foreground and depth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-STEM = 2  # the stem folds 2 x 2 pixels into channels, the head unfolds them
 
 
 class Block(nn.Module):
@@ -26,46 +25,57 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """(n, 1, y, x) normalised frames -> (n, 2, y, x) logits: foreground, depth.
 
-    Depth is the distance to the particle's edge relative to its largest one (1 on the ridge, 0 outside), so that
-    depth > 0.5 is one core for each particle, also where particles touch. y and x must be multiples of `stride`.
+    Depth is the distance to the particle's edge, to a touching neighbour's too, up to `learn.targets.DEEP` px (1 from
+    there on, 0 outside): low along the seams where particles touch. y and x must be multiples of `stride`.
+    stem x stem pixels are folded into channels before the first convolution and unfolded after the last one: most of the
+    work of a U-Net is at full resolution, and it is not needed to draw an outline to the pixel.
     Group norm, not batch norm: frames come one at a time. The decoder adds instead of concatenating (half the work).
 
-    Ronneberger et al. 2015, doi 10.1007/978-3-319-24574-4_28; Wu & He 2018, doi 10.1007/978-3-030-01261-8_1.
+    Ronneberger et al. 2015, doi 10.1007/978-3-319-24574-4_28; Wu & He 2018, doi 10.1007/978-3-030-01261-8_1;
+    Shi et al. 2016 (folding), doi 10.1109/CVPR.2016.207.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128, 128)) -> None:
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128), stem: int = 4) -> None:
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.stem = tuple(widths), stem
         self.down = nn.ModuleList(
-            nn.Sequential(Block(a, b), Block(b, b)) for a, b in zip((STEM**2, *widths[:-1]), widths, strict=True)
+            nn.Sequential(Block(a, b), Block(b, b)) for a, b in zip((stem**2, *widths[:-1]), widths, strict=True)
         )
         self.across = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.up = nn.ModuleList(Block(a, a) for a in widths[:-1])
-        self.head = nn.Conv2d(widths[0], 2 * STEM**2, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], 2 * stem**2, 3, padding=1)
 
     @property
     def stride(self) -> int:
-        return int(STEM * 2 ** (len(self.widths) - 1))
+        return int(self.stem * 2 ** (len(self.widths) - 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pixel_unshuffle(x, STEM)
+        x = F.pixel_unshuffle(x, self.stem)
         kept = []
         for i, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if i else x)
             kept.append(x)
         for i in reversed(range(len(self.up))):
             x = self.up[i](kept[i] + F.interpolate(self.across[i](x), scale_factor=2.0, mode="bilinear"))
-        return F.pixel_shuffle(self.head(x), STEM)
+        return F.pixel_shuffle(self.head(x), self.stem)
 
 
 def build(architecture: dict[str, Any]) -> UNet:
-    """The network that `model.json` describes: {"kind": "unet", "widths": [...]}. raises : ValueError, TypeError"""
+    """The network that `model.json` describes: {"kind": "unet", "widths": [...], "stem": 4}. raises : ValueError, TypeError"""
     if architecture.get("kind") != "unet":
         raise ValueError(f"architecture {architecture.get('kind')!r} is not known")
     widths = tuple(int(w) for w in architecture["widths"])
     if not 2 <= len(widths) <= 8 or not all(8 <= w <= 1024 for w in widths):
         raise ValueError(f"widths {widths} are not 2 to 8 numbers from 8 to 1024")
-    return UNet(widths)
+    stem = int(architecture.get("stem", 2))
+    if stem not in (1, 2, 4, 8):
+        raise ValueError(f"stem {stem} is not 1, 2, 4 or 8")
+    return UNet(widths, stem)
+
+
+def describe(net: UNet) -> dict[str, Any]:
+    """What `build` needs to make the same network again."""
+    return {"kind": "unet", "widths": list(net.widths), "stem": net.stem}
 
 
 def parameters(net: nn.Module) -> int:
