@@ -27,6 +27,9 @@ class Nobody:
     def known_frames(self, path: str, size: int, mtime_ns: int, inode: int) -> int:
         return 0
 
+    def asked_again(self) -> list[str]:
+        return []
+
     def __getattr__(self, name: str) -> object:
         return lambda *a: None
 

@@ -295,6 +295,46 @@ def check(run: Path, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+quarantine = typer.Typer(help="Files that could not become frames.", no_args_is_help=True)
+app.add_typer(quarantine, name="quarantine")
+
+
+@quarantine.command(name="list")
+def quarantine_list(
+    out: Annotated[Path, typer.Argument(help="The folder of the runs.")], as_json: AsJson = False
+) -> None:
+    """What could not be read, why, when (1970 s in JSON) and how large it is; also while a daemon runs.
+
+    Example: emstream quarantine list runs/
+    """
+    import time
+
+    from emstream.store.quarantine import listed
+
+    rows = listed(out)
+    if not as_json:
+        rows = [{**row, "at": time.strftime("%F %T", time.localtime(row["at"]))} for row in rows]
+    _print(rows, as_json)
+
+
+@quarantine.command(name="retry")
+def quarantine_retry(
+    out: Annotated[Path, typer.Argument(help="The folder of the runs.")],
+    paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH…]", help="As list shows them.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have files read once more: by the daemon that runs, within seconds, or by the next one.
+
+    Example: emstream quarantine retry runs/ --all
+    """
+    from emstream.store.quarantine import retry
+
+    if bool(paths) == everything:
+        raise BadSettings("quarantine retry needs the paths, or --all", "emstream quarantine list shows them")
+    _print([{"path": path} for path in retry(out, None if everything else paths)], as_json)
+
+
 @app.command()
 def bench(
     peers: Annotated[

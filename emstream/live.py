@@ -377,7 +377,7 @@ class Report:
         self._metrics.took("read", seconds)
         self._metrics.bytes("read", nbytes)
 
-    def quarantined(self, path: str, reason: str, what: str) -> None:
+    def quarantined(self, path: str, reason: str, what: str, frame: int = -1) -> None:
         """A file cannot become frames; the stream goes on."""
         self.count["quarantined"] += 1
         self.last_quarantined = f"{path}: {what}"
@@ -386,9 +386,14 @@ class Report:
         if self.ledger is not None:
             try:
                 stat = (self.source / path).lstat()
-                self.ledger.quarantine(path, reason, what, stat.st_size, stat.st_mtime_ns)
+                self.ledger.quarantine(path, reason, what, stat.st_size, stat.st_mtime_ns, frame)
             except OSError as err:
                 log.warning("quarantine not recorded", extra={"path": path, "error": str(err)})
+
+    def retried(self, path: str) -> None:
+        """A quarantined file is looked at again; it is counted anew when it still cannot be read."""
+        self.count["quarantined"] = max(0, self.count["quarantined"] - 1)
+        log.info("file looked at again", extra={"path": path})
 
     def pending(self, count: int, oldest_s: float, settling: int) -> None:
         """Files that are there and not complete yet; `settling` of them may be so within a moment."""

@@ -31,8 +31,10 @@ class Report:
     def read(self, seconds: float, nbytes: int) -> None:
         self.counts["bytes"] += nbytes
 
-    def quarantined(self, path: str, reason: str, what: str) -> None:
+    def quarantined(self, path: str, reason: str, what: str, frame: int = -1) -> None:
         self.bad.append((path, reason))
+
+    def retried(self, path: str) -> None: ...
 
     def pending(self, count: int, oldest_s: float, settling: int) -> None: ...
 
@@ -53,6 +55,9 @@ class Ledger:
 
     def known_frames(self, path: str, size: int, mtime_ns: int, inode: int) -> int:
         return self.taken.get(path, 0)
+
+    def asked_again(self) -> list[str]:
+        return []
 
 
 class Scripted:

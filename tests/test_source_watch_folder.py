@@ -49,9 +49,11 @@ class Told:
         assert seconds >= 0
         assert nbytes > 0
 
-    def quarantined(self, path: str, reason: str, what: str) -> None:
+    def quarantined(self, path: str, reason: str, what: str, frame: int = -1) -> None:
         assert what
         self.refused.append((path, reason))
+
+    def retried(self, path: str) -> None: ...
 
     def pending(self, count: int, oldest_s: float, settling: int) -> None:
         self.waiting = (count, oldest_s, settling)
@@ -76,6 +78,9 @@ class Taken:
 
     def known_frames(self, path: str, size: int, mtime_ns: int, inode: int) -> int:
         return self.taken.get(path, 0)
+
+    def asked_again(self) -> list[str]:
+        return []
 
 
 class Scene:

@@ -150,15 +150,6 @@ def test_what_was_under_way_is_taken_back_and_told_lost_when_its_file_is_gone(tm
         assert ledger.reserve(run, STACK) == [0, 1, 2, 3]
 
 
-def test_quarantined_files_are_remembered_until_they_can_be_read(tmp_path: Path) -> None:
-    with Ledger(tmp_path) as ledger:
-        ledger.quarantine("cam/x.tif", "corrupt", "ends early", 10, 20)
-    with Ledger(tmp_path) as ledger:
-        assert [(q["path"], q["reason"], q["size"]) for q in ledger.quarantined()] == [("cam/x.tif", "corrupt", 10)]
-        ledger.release("cam/x.tif")
-        assert ledger.quarantined() == []
-
-
 @pytest.mark.parametrize("point", ["chunk.written:5", "chunk.synced:1", "chunk.renamed:3", "ledger.commit:2",
                                    "publish.columns:1", "publish.level:4", "publish.shape:1", "file.written:7"])  # fmt: skip
 def test_a_full_disk_makes_writing_wait_and_nothing_is_lost_or_doubled(tmp_path: Path, point: str) -> None:

@@ -140,6 +140,10 @@ class Discovery:
         if self._hints is not None:
             self._hints.stop()
 
+    def at(self, path: str) -> Found | None:
+        """The regular file of that relative path as it is now."""
+        return self._stat(path)
+
     def look_again(self, path: str) -> None:
         """The folder of this path is scanned at the next step."""
         folder = self._folders.get(path.rpartition("/")[0])

@@ -28,6 +28,11 @@ class HashSet:
                 tier = np.sort(np.concatenate((self._tiers.pop(), tier)), kind="stable")
             self._tiers.append(tier)
 
+    def discard(self, key: int) -> None:
+        """Take one out, if it is in."""
+        self._recent.discard(key)
+        self._tiers = [tier[tier != key] if (tier == key).any() else tier for tier in self._tiers]
+
     def __contains__(self, key: int) -> bool:
         return key in self._recent or bool(self.which([key])[0])
 
@@ -55,6 +60,11 @@ class Finished:
         """The file of that relative path is done with as it is now."""
         self._names.add(hash(path))
         self._stamps.add(hash((size, mtime_ns, inode)))
+
+    def forget(self, path: str, size: int, mtime_ns: int, inode: int) -> None:
+        """It is to be looked at once more."""
+        self._names.discard(hash(path))
+        self._stamps.discard(hash((size, mtime_ns, inode)))
 
     def has(self, size: int, mtime_ns: int, inode: int) -> bool:
         """Exactly this file is done with, under whatever name."""

@@ -43,6 +43,7 @@ class Followed:
         self.path = hint.main
         self.hint = hint
         self.handed = handed
+        self.late_below = 0  # frames before this one are read when later ones have gone out already
         self.first: int | None = None
         self.found_at = now
         self.changed_at = now

@@ -31,6 +31,7 @@ MOST_RESTING = 1024  # movies that are looked at for growth; beyond, the slow co
 GONE_S = 2.0  # a file that vanished may show under another name for so long
 MOST_KINDS = 256  # series and suffixes that are remembered to be single frames
 RECENT = 4096  # finished single frames whose pixels are remembered
+ASKED_S = 1.0  # how often is asked whether quarantined files shall be read once more
 
 
 class SourceReport(Protocol):
@@ -42,8 +43,11 @@ class SourceReport(Protocol):
     def read(self, seconds: float, nbytes: int) -> None:
         """A frame was read and decoded."""
 
-    def quarantined(self, path: str, reason: str, what: str) -> None:
-        """A file, or a frame of it, that cannot be read; it is looked at again when it changes."""
+    def quarantined(self, path: str, reason: str, what: str, frame: int = -1) -> None:
+        """A file (-1), or a frame of it, that cannot be read; it is looked at again when it changes."""
+
+    def retried(self, path: str) -> None:
+        """A quarantined file is looked at again because somebody asked for it."""
 
     def pending(self, count: int, oldest_s: float, settling: int) -> None:
         """Files that are found and not finished, how long the oldest has been waiting, and how many of them changed
@@ -64,6 +68,9 @@ class Known(Protocol):
 
     def known_frames(self, path: str, size: int, mtime_ns: int, inode: int) -> int:
         """How many frames of exactly this file are taken already."""
+
+    def asked_again(self) -> list[str]:
+        """Paths that were quarantined and shall be read once more; each is told once."""
 
 
 class Stop(Protocol):
@@ -132,7 +139,7 @@ class Watcher:
         self._finished = Finished()
         self._suffixes = suffixes()
         self._now = 0.0
-        self._told_at = -1e9
+        self._told_at = self._asked_at = -1e9
         self._discovery = Discovery(root, options.ignore, self._finished, self._files, self, hints)
         report.watch_up(self._discovery.up)
 
@@ -141,6 +148,10 @@ class Watcher:
         self._now = now
         self._discovery.step(now, room=len(self._files) < MOST_WAITING)
         self._settle_gone(now)
+        if now - self._asked_at >= ASKED_S and self._discovery.up:
+            self._asked_at = now
+            for path in self._known.asked_again():
+                self._again(path)
         self._tell(now)
         began = self._timer()
         served = True
@@ -205,6 +216,26 @@ class Watcher:
             file.next_look = self._now
         self._open.clear()
 
+    def _again(self, path: str) -> None:
+        """Forget all that is known of a file, and find it anew."""
+        handed = 0
+        file = self._files.get(path)
+        if file is not None:
+            handed = file.handed
+            file.rest()
+            self._open.pop(path, None)
+            self._forget(file)
+        self._recent.pop(path, None)
+        self._finished.forget(path, -1, 0, hash(path))
+        self._discovery.look_again(path)
+        found = self._discovery.at(path)
+        if found is not None:
+            self._finished.forget(path, found.size, found.mtime_ns, found.inode)
+            self._report.retried(path)
+            self.found([found])
+            if path in self._files:
+                self._files[path].late_below = handed
+
     def _take_up(self, f: Found, hint: SeriesHint) -> None:
         if hint.role == "part":
             main = self._files.get(hint.main)
@@ -252,7 +283,7 @@ class Watcher:
             self._look(file)
             if file.path not in self._movies or file.ready(self._now, self._options) <= file.handed:
                 return
-            frame = self._read(file, late=False)
+            frame = self._read(file, late=file.handed < file.late_below)
             if frame is None:
                 return
             yield frame
@@ -326,7 +357,7 @@ class Watcher:
             file.next_look = self._now
             return None
         except UnreadableFile as err:
-            self._report.quarantined(printable(file.path), err.reason, err.what)
+            self._report.quarantined(printable(file.path), err.reason, err.what, file.handed)
             file.skip()
             return None
         if frame is not None:

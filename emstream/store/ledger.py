@@ -17,6 +17,7 @@ from typing import Any
 
 from emstream.errors import StoreDamaged
 from emstream.messages import Origin, PixelSize, Status
+from emstream.store import quarantine
 from emstream.store.failpoints import failpoint
 from emstream.store.lock import take
 from emstream.store.names import free_name
@@ -37,9 +38,6 @@ CREATE TABLE IF NOT EXISTS frames (
     sub INTEGER NOT NULL, state TEXT NOT NULL, crc32c INTEGER, source_crc32c INTEGER, time_s REAL, dy REAL, dx REAL,
     confidence REAL, anchor INTEGER, status INTEGER NOT NULL DEFAULT 0, source_index INTEGER, particles INTEGER,
     area_fraction REAL, model TEXT, labels_crc32c INTEGER, at REAL, UNIQUE (run, slot), UNIQUE (path, generation, sub));
-CREATE TABLE IF NOT EXISTS quarantine (
-    path TEXT PRIMARY KEY, reason TEXT NOT NULL, what TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -131,6 +129,7 @@ class Ledger:
         self._mutex = threading.RLock()
         self._closed = False
         self._fsync = fsync
+        self._asked: set[tuple[str, float]] = set()
         try:
             self._db = _connect(self.folder / "ledger.sqlite")
             self.recovery = self._recover(source_root)
@@ -144,9 +143,9 @@ class Ledger:
         """How many leading frames of exactly this file are taken already; 0 for an unknown or overwritten file."""
         with self._mutex:
             known = self._source(path)
-        if known is None or not same_file(known[1], known[2], size, mtime_ns, inode):
-            return 0
-        return known[2]
+            if known is None or not same_file(known[1], known[2], size, mtime_ns, inode):
+                return 0
+            return quarantine.first_gap(self._db, path, known[0], known[2])
 
     def runs(self) -> list[RunRow]:
         """All runs, oldest first."""
@@ -176,9 +175,19 @@ class Ledger:
         return found
 
     def quarantined(self) -> list[dict[str, Any]]:
-        """The files that could not become frames: path, reason, what, size, mtime_ns, at."""
+        """What could not become frames: path, sub (-1: the whole file), reason, what, size, mtime_ns, at."""
         with self._mutex:
-            return [dict(row) for row in self._db.execute("SELECT * FROM quarantine ORDER BY path")]
+            return [dict(row) for row in self._db.execute("SELECT * FROM quarantine ORDER BY path, sub")]
+
+    def asked_again(self) -> list[str]:
+        """Files that somebody wants read once more, each told once in this life; see quarantine.retry."""
+        try:
+            with self._mutex:
+                asked = {(row[0], row[1]) for row in self._db.execute("SELECT path, at FROM again")}
+        except sqlite3.OperationalError:  # the disk is away; asked again later
+            return []
+        new, self._asked = asked - self._asked, asked
+        return sorted(path for path, _ in new)
 
     # -- writing
 
@@ -217,6 +226,7 @@ class Ledger:
         with self._write(durable=False) as db:
             slot = db.execute("SELECT coalesce(max(slot), -1) + 1 FROM frames WHERE run = ?", (run,)).fetchone()[0]
             slots: list[int | None] = []
+            held = quarantine.any_left(db)
             for origin in origins:
                 generation = self._generation(origin)
                 if generation is None:
@@ -231,6 +241,8 @@ class Ledger:
                     "INSERT INTO frames (run, slot, path, generation, sub, state) VALUES (?,?,?,?,?,?)",
                     (run, slot, *o, origin.sub, RESERVED),
                 )
+                if held:
+                    quarantine.settle(db, origin.path, origin.sub, origin.mtime_ns)
                 slots.append(slot)
                 slot += 1
         failpoint("ledger.reserved")
@@ -294,17 +306,10 @@ class Ledger:
             if checkpoint is not None:
                 db.execute("UPDATE runs SET checkpoint = ? WHERE id = ?", (checkpoint, run))
 
-    def quarantine(self, path: str, reason: str, what: str, size: int, mtime_ns: int) -> None:
-        """Remember a file that could not become frames."""
+    def quarantine(self, path: str, reason: str, what: str, size: int, mtime_ns: int, sub: int = -1) -> None:
+        """Remember a file, or frame `sub` of it, that could not become a frame."""
         with self._write() as db:
-            db.execute(
-                "REPLACE INTO quarantine VALUES (?,?,?,?,?,?)", (path, reason, what, size, mtime_ns, time.time())
-            )
-
-    def release(self, path: str) -> None:
-        """Forget that a file was quarantined: it could be read after all."""
-        with self._write() as db:
-            db.execute("DELETE FROM quarantine WHERE path = ?", (path,))
+            quarantine.add(db, path, sub, reason, what, size, mtime_ns)
 
     def lost(self, run: int, origin: Origin) -> None:
         """Remember that a frame was seen and can no longer be had."""
@@ -389,6 +394,7 @@ class Ledger:
                 " WHERE f.state = ? ORDER BY f.run, f.slot",
                 (RESERVED,),
             ).fetchall()
+            quarantine.keep_gaps(db)
             db.execute("DELETE FROM frames WHERE state = ?", (RESERVED,))
             gone = []
             for row in pending:
@@ -454,6 +460,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(_SCHEMA)
+        quarantine.prepare(db)
     except sqlite3.DatabaseError as error:
         raise StoreDamaged(f"{path}: {error}", "move it away; it is built anew from the runs") from error
     return db
