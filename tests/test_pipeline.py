@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from emstream.align import AlignOptions
 from emstream.measure import MeasureOptions
 from emstream.messages import Frame, Labelled, Origin, Status
 from emstream.metrics import Metrics
-from emstream.pipeline import Lane, Loop, Result, Sinks, Steps, StoreKeeper
+from emstream.pipeline import Lane, Loop, Result, Sinks, Steps, StoreKeeper, lane
 from emstream.source.ahead import ReadAhead
 from emstream.store import Ledger, Run, RunWriter, StoreOptions, WriteBehind
 
@@ -153,6 +154,19 @@ def test_when_behind_the_newest_frame_is_shown_first_and_the_rest_follows_in_ord
     assert segmented[1:] == list(range(20))
     run = Run(tmp_path / "cam.zarr")
     assert run.table("particles")["frame"].is_monotonic_increasing
+
+
+def test_each_frames_latency_is_counted_once_also_of_those_that_waited_in_the_store(
+    movie: simulate.Movie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "MEMORY", 3 * SIDE**2 * 2)  # three frames: the others are read back when it is their turn
+    rig = Rig(tmp_path)
+    ago = time.time() - 5
+    rig.process([replace(f, closed_at=ago) for f in frames_of(movie, 0, 20)], batch=20)
+    for step in ("seen", "committed", "segmented"):
+        samples = {s.name: s.value for s in rig.metrics._latency.collect()[0].samples if s.labels["to"] == step}
+        assert samples["emstream_frame_latency_seconds_count"] == 20, step
+        assert samples["emstream_frame_latency_seconds_sum"] >= 20 * 5 * (step != "seen"), step
 
 
 def test_nothing_is_told_before_it_is_committed(movie: simulate.Movie, tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ class StoreKeeper:
         self._tabled: dict[str, int] = {}  # the last frame whose rows a table has: a group may be written twice
         self._generation = 0
         self._run: Run | None = None
+        self._looked_at: set[int] = set()  # frames whose labels were stored before their turn
+        self._rows: tuple[int, dict[str, np.ndarray]] = (0, {"shift": np.empty(0)})  # columns from a frame on
         self.name = writer.name
         self.stored = writer.n
         sinks.writers.append(writer)
@@ -139,7 +141,12 @@ class StoreKeeper:
     def read(self, slot: int) -> Aligned:
         """A stored frame as the aligner gave it."""
         run = self._readable(slot)
-        row = {name: run.column(name)[slot] for name in ("shift", "time_s", "confidence", "anchor", "status")}
+        first, rows = self._rows
+        if not first <= slot < first + len(rows["shift"]):  # a branch that lags asks for one frame after the other
+            first = slot
+            rows = {k: run.column(k)[slot : slot + 256] for k in ("shift", "time_s", "confidence", "anchor", "status")}
+            self._rows = first, rows
+        row = {k: column[slot - first] for k, column in rows.items()}
         pixels = run.frame(slot)
         shift = (float(row["shift"][0]), float(row["shift"][1]))
         frame = Frame(self.name, Origin("", slot, 0, 0, 0), pixels, float(row["time_s"]), self._pixel_size_nm)
@@ -194,10 +201,13 @@ class StoreKeeper:
     def _segmented(self, result: Result) -> None:
         measured, frame = result.measured, result.aligned.frame
         assert measured is not None
-        if frame.closed_at:
+        if frame.closed_at and result.frame not in self._looked_at:
             self._metrics.latency("segmented", time.time() - frame.closed_at)
         if result.final:
             self._metrics.frames("segmented")
+            self._looked_at.discard(result.frame)
+        else:
+            self._looked_at.add(result.frame)
         self._show(result)
 
     def _readable(self, slot: int) -> Run:

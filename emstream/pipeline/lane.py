@@ -6,7 +6,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -97,7 +97,7 @@ class Lane:
         self._peeked: dict[
             int, Labelled | None
         ] = {}  # segmented before their turn; None = only the store has the labels
-        self._speeds: dict[int, float] = {}  # px/s, of the frames that wait for the branch
+        self._waiting: dict[int, tuple[float, float]] = {}  # for the branch: drift speed, px/s; when the file was whole
         self._particles: Array | None = None  # the newest labels, for the aligner
         self._before: tuple[float, float, float] | None = None  # time, dy, dx of the frame before
         self._saved_at = time.monotonic()
@@ -125,7 +125,7 @@ class Lane:
                 self.linked = self.kept
             else:
                 self._remember(slot, aligned)
-                self._speeds[slot] = speed
+                self._waiting[slot] = speed, frame.closed_at
         if time.monotonic() - self._saved_at > SAVE_EVERY_S:
             self.save()
 
@@ -188,13 +188,17 @@ class Lane:
             self._peeked[old] = None
         self._peeked[slot] = labelled
         self._particles = labelled.labels > 0
-        speed = self._speeds.get(slot, math.nan)
+        speed, _ = self._waiting.get(slot, (math.nan, 0.0))
         self.keeper.labels(lambda: (self._first_look(slot, aligned, labelled, speed), None), labelled.labels.nbytes)
 
     def advance(self) -> None:
         """Segment, measure and track the oldest frame that waits."""
         slot = self.linked
-        aligned = self._memory.pop(slot, None) or self.keeper.read(slot)
+        speed, closed_at = self._waiting.pop(slot, (math.nan, 0.0))
+        aligned = self._memory.pop(slot, None)
+        if aligned is None:  # the branch lags: the store has the pixels, but not since when
+            aligned = self.keeper.read(slot)
+            aligned = replace(aligned, frame=replace(aligned.frame, closed_at=closed_at))
         ahead_of_turn = slot in self._peeked
         labelled = self._peeked.pop(slot, None) or (
             self.keeper.read_labels(slot) if ahead_of_turn else self._segment(aligned)
@@ -202,7 +206,6 @@ class Lane:
         self.linked = slot + 1
         if not self._peeked:
             self._particles = labelled.labels > 0
-        speed = self._speeds.pop(slot, math.nan)
         self.keeper.labels(lambda: self._follow(slot, aligned, labelled, speed), labelled.labels.nbytes)
 
     def _segment(self, aligned: Aligned) -> Labelled:

@@ -150,7 +150,7 @@ def instances(
     labels = cv2.resize(reach_out(found), shape[::-1], interpolation=cv2.INTER_NEAREST)
     mask = cover(enlarge(maps[0], shape) > options.threshold, valid)
     labels = cv2.copyTo(labels, mask.view(np.uint8))
-    inside = found if valid is None else np.where(cover(found > 0, scaled(valid, shape, (int(found.shape[0]), int(found.shape[1])))), found, 0)
+    inside = np.where(cover(small, scaled(valid, shape, small.shape)), found, 0)
     safe = np.bincount(inside.ravel(), minlength=int(found.max()) + 1)[1:] * by > 2 * least + 16
     return labels if safe.all() else drop_small(labels, least)  # to count at full size costs more than all of the above
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-
 class Block(nn.Module):
     """3 x 3 convolution, group norm, ReLU."""
 
