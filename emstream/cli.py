@@ -282,14 +282,30 @@ def view(path: Path, http: Http = "127.0.0.1:8765", config: ConfigFile = None, s
 
 
 @app.command()
-def check(run: Path, as_json: AsJson = False) -> None:
+def check(
+    run: Path,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Rewrite what is damaged, from the ledger and the camera's files.")
+    ] = False,
+    source: Annotated[
+        Path | None, typer.Option(help="With --repair: the folder that was watched, when it lies elsewhere now.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Verify every chunk, the ledger and the metadata of a run; list what is missing or damaged.
 
-    Example: emstream check runs/Au.zarr
-    """
-    from emstream.store.check import check as verify
+    Exit code 0: the run is sound, or is so after --repair; 1: something is wrong, and listed.
 
-    report = verify(run)
+    Example: emstream check runs/Au.zarr --repair
+    """
+    if repair:
+        from emstream.source.again import repair as mend
+
+        report = mend(run, source)
+    else:
+        from emstream.store.check import check as verify
+
+        report = verify(run)
     _print(report.as_dict(), as_json)
     if report.problems:
         raise typer.Exit(1)

@@ -231,7 +231,7 @@ class Daemon:
             frame.series, wanted, frame.pixels.shape, dtype.name, frame.pixel_size_nm, self._attrs(frame)
         )
         writer = RunWriter(self.out, row, self.ledger, self.settings.store, timed=self.metrics.timed)
-        if row.state == "closed":
+        if row.state in ("closed", "recovered"):
             writer.reopen()
         keeper = StoreKeeper(writer, self.behind, self.sinks, self.metrics, self._show, row.pixel_size_nm)
         if row.name not in self.runs:

@@ -94,7 +94,7 @@ def one(path: str, out: str, settings: Settings) -> dict[str, Any]:
             dtype = frame.pixels.dtype.name
             row = ledger.run_for(frame.series, name, frame.pixels.shape, dtype, frame.pixel_size_nm, attrs)
             writer = RunWriter(folder, row, ledger, settings.store)
-            if row.state == "closed":
+            if row.state in ("closed", "recovered"):
                 writer.reopen()
             runs.append(row.name)
             keeper = StoreKeeper(writer, behind, sinks, metrics, tell, row.pixel_size_nm)

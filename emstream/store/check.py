@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
 
+from emstream.errors import NotARun
 from emstream.messages import Status
 from emstream.store.chunks import PARTIAL, crc32c
 from emstream.store.layout import COLUMNS, LABELS, chunk_name
@@ -40,13 +41,16 @@ class Report:
     segmented: int  # frames with labels
     checksums: str  # where the checksums came from: "ledger", "origins.jsonl" or ""
     problems: tuple[Problem, ...]
+    repaired: tuple[Problem, ...] = ()  # was wrong before a repair
 
     def as_dict(self) -> dict[str, Any]:
         """For people and for JSON."""
         told = {"path": self.path, "ok": not self.problems, "frames": self.frames, "segmented": self.segmented}
         told |= {"chunks": self.chunks, "checksums": self.checksums}
-        problems = [{"array": p.array, "frame": p.frame, "what": p.what} for p in self.problems]
-        return told | {"problems": problems}
+        for name, problems in (("problems", self.problems), ("repaired", self.repaired)):
+            if name == "problems" or problems:
+                told[name] = [{"array": p.array, "frame": p.frame, "what": p.what} for p in problems]
+        return told
 
 
 def check(path: Path | str, progress: Callable[[int, int], None] | None = None) -> Report:
@@ -55,13 +59,17 @@ def check(path: Path | str, progress: Callable[[int, int], None] | None = None) 
     progress : called with (frames done, frames in all)
     raises   : NotARun
     """
-    run = Run(path)
+    path = Path(path)
+    try:
+        run = Run(path)
+    except NotARun as error:
+        rows, source = known_rows(path)
+        if not rows:
+            raise
+        what = f"is known to the {source}, but its metadata cannot be read: {_first_line(error)}"
+        return Report(str(path), 0, 0, 0, source, (Problem("", None, what),))
     n = run.n
-    ledger = read_frames(run.path.parent, run.name)
-    rows = {
-        row["slot"]: row
-        for row in (ledger if ledger is not None else read_origins(run.path / "tables" / "origins.jsonl"))
-    }
+    rows, source = known_rows(path)
     problems = list(_metadata(run, n))
     columns: dict[str, np.ndarray] = {}
     for name in COLUMNS:
@@ -87,8 +95,15 @@ def check(path: Path | str, progress: Callable[[int, int], None] | None = None) 
         if progress is not None:
             progress(i + 1, n)
     problems.extend(_tables(run, n))
-    source = "" if not rows else ("ledger" if ledger is not None else "origins.jsonl")
     return Report(str(run.path), n, chunks, int((status[:n] & Status.SEGMENTED > 0).sum()), source, tuple(problems))
+
+
+def known_rows(path: Path) -> tuple[dict[int, Mapping[str, Any]], str]:
+    """What is known of a run's frames, by slot, and who knows it: "ledger", "origins.jsonl" or ""."""
+    ledger = read_frames(path.parent, path.name.removesuffix(".zarr"))
+    rows = ledger if ledger is not None else read_origins(path / "tables" / "origins.jsonl")
+    source = "" if not rows else ("ledger" if ledger is not None else "origins.jsonl")
+    return {row["slot"]: row for row in rows}, source
 
 
 def _metadata(run: Run, n: int) -> Iterator[Problem]:
@@ -119,7 +134,10 @@ def _arrays(run: Run) -> dict[str, zarr.Array]:
     arrays = {}
     for name in names:
         if (run.path / name / "zarr.json").is_file():
-            array = zarr.open_array(run.path / name, mode="r")
+            try:
+                array = zarr.open_array(run.path / name, mode="r")
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # its metadata has been named
             assert isinstance(array, zarr.Array)
             arrays[name] = array
     return arrays

@@ -92,6 +92,7 @@ class Recovery:
     lost: tuple[Origin, ...]  # were under way, and their file is gone since
     rebooted: bool  # the machine started anew since the ledger was last used
     runs: tuple[RunRow, ...]  # were live
+    rebuilt: tuple[str, ...] = ()  # runs from which a lost ledger was made anew
 
 
 def same_file(known: Origin, frames: int, size: int, mtime_ns: int, inode: int) -> bool:
@@ -389,6 +390,7 @@ class Ledger:
         boot = _boot_id()
         with self._write() as db:
             meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+            rebuilt = () if meta else self._rebuild(db)
             pending = db.execute(
                 "SELECT f.run, f.path, f.sub, s.size, s.mtime_ns, s.inode FROM frames f JOIN sources s USING (path, generation)"
                 " WHERE f.state = ? ORDER BY f.run, f.slot",
@@ -405,8 +407,16 @@ class Ledger:
             db.execute("REPLACE INTO meta VALUES ('boot_id', ?)", (boot,))
             db.execute("REPLACE INTO meta VALUES ('clean', '0')")
         rebooted = bool(meta) and meta.get("clean") != "1" and meta.get("boot_id") != boot
-        live = tuple(row for row in self.runs() if row.state in ("live", "new"))
-        return Recovery(len(pending) - len(gone), tuple(gone), rebooted, live)
+        live = tuple(row for row in self.runs() if row.state in ("live", "new", "recovered"))
+        return Recovery(len(pending) - len(gone), tuple(gone), rebooted, live, rebuilt)
+
+    def _rebuild(self, db: sqlite3.Connection) -> tuple[str, ...]:
+        """An empty ledger beside runs: the old one was lost."""
+        if next(self.out.glob("*.zarr"), None) is None:
+            return ()
+        from emstream.store.rebuild import rebuild  # needs zarr, which a first start does not
+
+        return rebuild(db, self.out)
 
 
 _RUNS = "SELECT runs.*, (SELECT count(*) FROM frames f WHERE f.run = runs.id AND f.state IN ('COMMITTED', 'SEGMENTED')) AS n FROM runs"

@@ -89,7 +89,7 @@ class RunWriter:
         self.row, self.ledger, self.options, self._timed = row, ledger, options, timed
         self.path = Path(out) / f"{row.name}.zarr"
         self.state_folder = ledger.folder / "state"
-        self.attrs: dict[str, Any] = dict(attrs or {}) | dict(row.attrs)
+        self.attrs: dict[str, Any] = {"series": row.series} | dict(attrs or {}) | dict(row.attrs)
         fixed = self.attrs.setdefault("layout", {"compressor": options.compressor, "keep_raw": options.keep_raw})
         self.layout = Layout(row.shape, row.dtype, fixed["compressor"], fixed["keep_raw"])
         self.n = row.n  # frames committed
@@ -250,7 +250,7 @@ class RunWriter:
             return {k: stored[k] for k in stored.files}
 
     def reopen(self) -> None:
-        """A closed run goes on."""
+        """A closed or recovered run goes on."""
         if self.published:
             self._set_state("live")
 
@@ -359,7 +359,7 @@ class RunWriter:
         self.published = -1  # whatever the metadata says now
         self._put_groups(but_root=True)
         self.publish()
-        if self.row.state == "closed":
+        if self.row.state in ("closed", "recovered"):
             self._put_groups()
         else:
             self._set_state("live")
