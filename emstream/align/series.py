@@ -28,6 +28,15 @@ PRIOR_CELLS = 0.1  # cells² added to the prior, for the discreteness of the sea
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What was compared of the newest frame, so that it can be compared again once more is known."""
+
+    spectrum: Array  # (gy, gx//2+1) complex64, transform of window × contrast
+    window: Array  # (gy, gx) float32
+    noise: np.ndarray  # (2, 2) px², of the shift that was measured; infinite for an anchor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DriftState:
     """All that is known of a series so far; a value that `follow` replaces."""
 
@@ -43,6 +52,7 @@ class DriftState:
     level: float = 0.0  # running height of z
     frame: int = 0
     base: tuple[float, float] = (0.0, 0.0)  # px: where this anchor lies on the reference's canvas
+    seen: Seen | None = None  # of the newest frame; None for a blank one. Not saved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +118,7 @@ def follow(
         raise BadImage(f"the frame is a {type(pixels).__module__} array, the state lives on {grid.xp.__name__}")
     cleaner, x, dose = clean(state.cleaner, pixels, grid, find=o.defects)
     cleaner, blank = is_blank(cleaner, dose, o.dose_low, o.dose_high)
-    state = replace(state, cleaner=cleaner, frame=state.frame + 1)
+    state = replace(state, cleaner=cleaner, frame=state.frame + 1, seen=None)
     if state.canvas.count == 0:
         return _first(state, _contrast(x, dose, grid.xp), dose, Status(0))
     state = replace(state, track=predict(state.track, o.drift_noise_px, dt))
@@ -129,7 +139,8 @@ def _first(state: DriftState, x: Array, dose: float, status: Status) -> tuple[Dr
     """A frame that nothing came before: it is the anchor."""
     grid = state.grid
     windowed = x * grid.window
-    spectrum = w.from_one(abs(w.transform(windowed, grid)) ** 2, grid.area, grid)
+    transformed = w.transform(windowed, grid)
+    spectrum = w.from_one(abs(transformed) ** 2, grid.area, grid)
     state = replace(
         state,
         canvas=admit(blank_canvas(grid), (0, 0), windowed, grid.window, grid, state.options.memory),
@@ -138,6 +149,7 @@ def _first(state: DriftState, x: Array, dose: float, status: Status) -> tuple[Dr
         missed=0,
         level=0.0,
         base=(0.0, 0.0),
+        seen=Seen(transformed, grid.window, np.full((2, 2), np.inf)),
     )
     return state, _estimate(state, np.zeros(2), 1.0, status, 0.0, 0.0, np.zeros(2), dose)
 
@@ -162,6 +174,7 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
     centred = (x - (x * window).sum() / grid.xp.maximum(window.sum(), 1e-6)) * window
     moving = w.transform(centred, grid)
     state, found = _find(state, moving, window)
+    state = replace(state, seen=Seen(moving, window, found.noise))
     far_off = surprise(state.track, found.shift, found.noise)
     if found.z < 0.8 * found.limit or (far_off >= BEYOND and found.z < 1.6 * found.limit):
         return _missed(state, x, dose, found)
