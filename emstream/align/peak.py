@@ -21,12 +21,8 @@ def near(
     cross : (gy, gx//2+1) complex64, conj(reference) × image × weight
     prior : mean (2,) in cells and inverse covariance (2, 2) of the expected lag
     """
-    xp = grid.xp
     lags = np.arange(-radius, radius + 1)
-    d = xp.asarray(lags, dtype=xp.float32)
-    ey = xp.exp((2j * np.pi) * d[:, None] * grid.fy).astype(xp.complex64)
-    ex = xp.exp((2j * np.pi) * grid.fx[:, None] * d).astype(xp.complex64) * grid.twice[:, None]
-    likelihood = to_host((ey @ (cross @ ex)).real)
+    likelihood = likelihoods(cross, radius, grid)
     ry, rx = lags[:, None] - prior[0][0], lags[None] - prior[0][1]
     p = prior[1]
 
@@ -46,6 +42,22 @@ def near(
         if value > best:
             best, found = value, (at, height)
     return found
+
+
+def likelihoods(cross: Array, radius: int, grid: Grid) -> np.ndarray:
+    """The log-likelihood at whole-cell lags within ±radius -> (2 radius + 1, 2 radius + 1), on the host."""
+    xp = grid.xp
+    d = xp.asarray(np.arange(-radius, radius + 1), dtype=xp.float32)
+    ey = xp.exp((2j * np.pi) * d[:, None] * grid.fy).astype(xp.complex64)
+    ex = xp.exp((2j * np.pi) * grid.fx[:, None] * d).astype(xp.complex64) * grid.twice[:, None]
+    return to_host((ey @ (cross @ ex)).real)
+
+
+def highest(cross: Array, radius: int, grid: Grid) -> tuple[tuple[float, float], float]:
+    """The highest log-likelihood within ±radius cells, refined -> (lag, its log-likelihood)."""
+    i, j = divmod(int(likelihoods(cross, radius, grid).argmax()), 2 * radius + 1)
+    lag, _, height = refine(cross, (float(i - radius), float(j - radius)), grid)
+    return lag, height
 
 
 def _tops(posterior: np.ndarray, likelihood: np.ndarray, most: int = 12) -> list[tuple[int, int]]:

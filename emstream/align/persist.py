@@ -16,10 +16,11 @@ from emstream.align.series import DriftState, start
 from emstream.align.track import Track
 from emstream.align.view import make_scale
 from emstream.align.weight import Spectrum
+from emstream.align.witness import Mark, Witness
 from emstream.arrays import to_host
 from emstream.errors import BadImage
 
-VERSION = 1
+VERSION = 2
 
 
 def dump(state: DriftState) -> dict[str, np.ndarray]:
@@ -49,6 +50,10 @@ def dump(state: DriftState) -> dict[str, np.ndarray]:
         "spectrum_frames": 0 if s is None else s.spectrum.frames,
         "lattice": s is not None and s.spectrum.lattice,
         "scale_frames": 0.0 if s is None else s.frames,
+        "suspect": state.witness.suspect,
+        "doubts": state.witness.doubts,
+        "agreed": state.witness.agreed,
+        "marks": [[m.count, *m.origin, m.gain] for m in state.witness.marks],
     }
     out = {
         "scalars": np.frombuffer(json.dumps(scalars).encode(), np.uint8).copy(),
@@ -63,6 +68,8 @@ def dump(state: DriftState) -> dict[str, np.ndarray]:
     if s is not None:
         optional |= {"signal": s.spectrum.signal, "noise": s.spectrum.noise}
     out |= {name: to_host(a) for name, a in optional.items() if a is not None}
+    for i, m in enumerate(state.witness.marks):
+        out |= {f"mark{i}": np.stack([to_host(m.num), to_host(m.den)])}
     if k.pages:
         out["page_keys"] = np.array(list(k.pages), np.int64)
         out["page_num"] = np.stack([to_host(p[0]) for p in k.pages.values()])
@@ -125,7 +132,13 @@ def load(arrays: Mapping[str, np.ndarray], options: AlignOptions | None = None, 
         level=v["level"],
         frame=v["frame"],
         base=tuple(v["base"]),
+        witness=Witness(_marks(arrays, v["marks"], xp), v["suspect"], v["doubts"], v["agreed"]),
     )
+
+
+def _marks(arrays: Mapping[str, np.ndarray], about: list[list[float]], xp: Any) -> tuple[Mark, ...]:
+    pairs = [xp.asarray(arrays[f"mark{i}"]) for i in range(len(about))]
+    return tuple(Mark(int(n), p[0], p[1], (int(y), int(x)), gain) for (n, y, x, gain), p in zip(about, pairs))
 
 
 def _pages(arrays: Mapping[str, np.ndarray], xp: Any) -> dict[tuple[int, int], Page]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from emstream.align.grid import Grid, make_grid, ramp
 from emstream.align.reference import Canvas, admit, blank_canvas, roomy
 from emstream.align.track import BEYOND, Track, expected, leap, predict, start_track, surprise, take
 from emstream.align.view import Scale, View, half_spectra, look, make_scale
+from emstream.align.witness import Witness, attend, trusted
 from emstream.arrays import array_namespace, fft_namespace
 from emstream.errors import BadImage
 from emstream.messages import Array, Status
@@ -53,6 +54,7 @@ class DriftState:
     frame: int = 0
     base: tuple[float, float] = (0.0, 0.0)  # px: where this anchor lies on the reference's canvas
     seen: Seen | None = None  # of the newest frame; None for a blank one. Not saved
+    witness: Witness = field(default_factory=Witness)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,6 +152,7 @@ def _first(state: DriftState, x: Array, dose: float, status: Status) -> tuple[Dr
         level=0.0,
         base=(0.0, 0.0),
         seen=Seen(transformed, grid.window, np.full((2, 2), np.inf)),
+        witness=Witness(),
     )
     return state, _estimate(state, np.zeros(2), 1.0, status, 0.0, 0.0, np.zeros(2), dose)
 
@@ -158,7 +161,7 @@ def _predicted(state: DriftState, why: Status, dose: float, found: Found | None 
     """A frame that is not believed: the prediction stands, the reference stays as it is."""
     mean, cov = expected(state.track)
     sigma = math.sqrt(float(np.trace(cov)) / 2)
-    sure = 0.5 * confidence(sigma, 0.0, 1.0)
+    sure = trusted(state.witness, state.canvas.count, 0.5 * confidence(sigma, 0.0, 1.0))
     z, measured = (found.z, found.shift) if found else (0.0, mean)
     return state, _estimate(state, mean, sure, why | Status.REJECTED, sigma, z, measured, dose)
 
@@ -194,7 +197,10 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
         level=found.z if state.level == 0 else 0.9 * state.level + 0.1 * found.z,
     )
     state = _refreshed(state, best, window)
-    sure = confidence(sigma, found.z, found.limit)
+    if state.witness.due(state.canvas.count) and state.scale is not None:
+        witness = attend(state.witness, state.canvas, _cell(best, grid), state.scale.spectrum, grid)
+        state = replace(state, witness=witness)
+    sure = trusted(state.witness, state.canvas.count, confidence(sigma, found.z, found.limit))
     link = None
     if _cover(state, best) < o.least_cover:  # the sample has left: this frame is the next anchor, its link is known
         link = (float(best[0] - state.base[0]), float(best[1] - state.base[1]))
@@ -271,10 +277,15 @@ def _refreshed(state: DriftState, shift: np.ndarray, window: Array) -> DriftStat
     n, grid = state.canvas.count, state.grid
     if not (n <= 6 or (n <= 16 and n % 2 == 0) or n % 8 == 0) or state.scale is None:
         return state
-    at = (math.floor(shift[0] / grid.bin + 0.5), math.floor(shift[1] / grid.bin + 0.5))
+    at = _cell(shift, grid)
     a, b, frames, area = half_spectra(state.canvas, at, window, grid)
     spectrum = w.from_halves(a, b, frames, area, grid, state.scale.spectrum)
     return replace(state, scale=make_scale(spectrum, sum(frames), grid))
+
+
+def _cell(shift: np.ndarray, grid: Grid) -> tuple[int, int]:
+    """The cell of the canvas next to a shift (2,) px."""
+    return math.floor(shift[0] / grid.bin + 0.5), math.floor(shift[1] / grid.bin + 0.5)
 
 
 def _estimate(
@@ -287,6 +298,8 @@ def _estimate(
     measured: np.ndarray,
     dose: float,
 ) -> Estimate:
+    if state.witness.suspect:
+        status |= Status.SUSPECT
     return Estimate(
         shift=(float(shift[0]) - state.base[0], float(shift[1]) - state.base[1]),
         confidence=float(sure),
