@@ -1,7 +1,8 @@
 """Shifts made final some frames later: each frame is compared once more, the frames after it now in the reference too.
 
 The running reference sums all frames, so the reference that a frame would have had, had it come last, is that sum less
-its own part. What is measured there goes, with what was measured around it, through `final.solve`.
+its own part. What is measured there goes, with what was measured around it, through `final.solve`. A frame whose reference
+was of so many frames that those after it add little is not compared again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from emstream.arrays import array_namespace, fft_namespace
 from emstream.messages import Array, Status
 
 BLOCK = 8  # frames made final together
-CONTEXT = 48  # frames made final before that the path is laid through as well
+ENOUGH = 4  # times `lag` frames in the reference: those after it add little
+CONTEXT = 32  # frames made final before that the path is laid through as well
 NEAR = 12  # cells: as far as a frame is looked for that was not found before
 NOTHING = np.full(2, np.nan), np.full((2, 2), np.inf)
 
@@ -38,7 +40,7 @@ class Waiting:
     base: np.ndarray  # (2,) px: where its anchor lies on the canvas
     jump: bool  # the stage jumped before it
     joined: int  # frames in the reference before it; -1 when it did not join
-    seen: Seen | None  # None for a blank frame, and once it is final
+    seen: Seen | None  # None when it is not to be compared again
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +73,7 @@ def settle(s: Settling, drift: DriftState, estimate: Estimate, slot: int) -> tup
     if drift.canvas.count == 1 and s.drift is not None:  # nothing links this frame to those before
         s, done = finish(s)
         s = Settling(s.lag)
-    s = replace(s, waiting=(*s.waiting, _waiting(s.drift, drift, estimate, slot)), drift=drift)
+    s = replace(s, waiting=(*s.waiting, _waiting(s.drift, drift, estimate, slot, s.lag)), drift=drift)
     if len(s.waiting) < s.lag + BLOCK:
         return s, done
     s, more = _settled(s, BLOCK)
@@ -133,7 +135,7 @@ def solve_series(
             settling = Settling(lag)
         if state.canvas.count == 1 and not settling.waiting:
             segments.append(i)
-        settling = replace(settling, waiting=(*settling.waiting, _waiting(settling.drift, state, e, i)), drift=state)
+        settling = replace(settling, waiting=(*settling.waiting, _waiting(settling.drift, state, e, i, lag)), drift=state)
         if len(settling.waiting) >= lag + BLOCK:
             settling, again = _remeasured(settling, BLOCK)
             kept += again
@@ -148,17 +150,17 @@ def solve_series(
     return np.array([e.shift for e in estimates]), final, estimates
 
 
-def _waiting(before: DriftState | None, drift: DriftState, e: Estimate, slot: int) -> Waiting:
+def _waiting(before: DriftState | None, drift: DriftState, e: Estimate, slot: int, lag: int) -> Waiting:
     status = Status(e.status)
     base = np.array(drift.base)
     measured, noise = np.array(e.measured) + base, np.full((2, 2), np.inf)
     if drift.seen is not None and not status & Status.REJECTED:
         noise = drift.seen.noise
+    enough = np.isfinite(noise).all() and drift.scale is not None and drift.scale.frames > ENOUGH * lag
     count = drift.canvas.count
     joined = count - 1 if count != (before.canvas.count if before else 0) else -1
-    return Waiting(
-        slot, np.array(e.shift) + base, measured, noise, base, bool(status & Status.JUMP), joined, drift.seen
-    )
+    seen, jump = None if enough else drift.seen, bool(status & Status.JUMP)
+    return Waiting(slot, np.array(e.shift) + base, measured, noise, base, jump, joined, seen)
 
 
 def _settled(s: Settling, n: int) -> tuple[Settling, list[Final]]:
