@@ -35,7 +35,7 @@ from emstream.view.shown import DaemonStatus, Shown
 
 log = logging.getLogger("emstream.live")
 STATUS_EVERY_S = 0.5
-TURN_S = 0.0002  # for which a thread may keep the interpreter from another one; at Python's 5 ms the loop, which lets
+TURN_S = 0.00005  # for which a thread may keep the interpreter from another one; at Python's 5 ms the loop, which lets
 # go of it in each of some hundred array calls a frame, waits longer for its turn than it works
 
 

@@ -80,8 +80,8 @@ def test_any_size_works_and_keeps_its_shape(network: Network, shape: tuple[int, 
 def test_half_precision_gives_the_same_mask_as_full_precision() -> None:
     net, _, _ = read_model(SHIPPED / "default")
     image = normalise(torch.from_numpy(discs(5)[0].astype(np.float32)))
-    full = predict(net, image, torch.float32)[0] > 0.5
-    half = predict(net.bfloat16(), image, torch.bfloat16)[0] > 0.5
+    full = predict(net, image, net.stride, torch.float32)[0] > 0.5
+    half = predict(net.bfloat16(), image, net.stride, torch.bfloat16)[0] > 0.5
     assert (full & half).sum() / (full | half).sum() > 0.98
 
 

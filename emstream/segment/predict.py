@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -44,6 +46,7 @@ class Network:
         for p in self.net.parameters():
             if p.ndim == 4:
                 p.data = p.data.contiguous(memory_format=torch.channels_last)
+        self.run = frozen(self.net, self.device, self.dtype)
         self.reset()
 
     def reset(self) -> None:
@@ -63,7 +66,7 @@ class Network:
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         small = working_shape(shape, self.options.long_side_px)
         for _ in range(2):
-            predict(self.net, torch.zeros(small, device=self.device), self.dtype)
+            self._predict(torch.zeros(small, device=self.device))
 
     def _maps(self, image: Tensor, valid: Rect | None, shape: tuple[int, int]) -> tuple[Tensor, Tensor, np.ndarray]:
         """Working image, what the network saw of it, and its maps: at half the working size where particles are large.
@@ -74,11 +77,14 @@ class Network:
         if self.options.long_side_px and max(full) >= LOOK_PX:
             half = reduce_on_device(image, (full[0] // 2, full[1] // 2))
             seen = normalise(half, scaled(valid, shape, size(half)))
-            maps = predict(self.net, seen, self.dtype)
+            maps = self._predict(seen)
             if 2 * typical_diameter(maps[0] > self.options.threshold) > LARGE:
                 return half, seen, maps
         seen = normalise(image, scaled(valid, shape, full))
-        return image, seen, predict(self.net, seen, self.dtype)
+        return image, seen, self._predict(seen)
+
+    def _predict(self, image: Tensor) -> np.ndarray:
+        return predict(self.run, image, self.net.stride, self.dtype)
 
     def _working_image(self, pixels: Array) -> Tensor:
         """(y, x) float32 on the network's device, at its working size, all finite."""
@@ -118,11 +124,28 @@ def typical_diameter(mask: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def predict(net: UNet, image: Tensor, dtype: torch.dtype) -> np.ndarray:
+def predict(net: Callable[[Tensor], Tensor], image: Tensor, stride: int, dtype: torch.dtype) -> np.ndarray:
     """(y, x) float32 normalised working image -> (2, y, x) float32 on the host: foreground and depth, 0..1."""
-    x = pad(image, net.stride).to(dtype).contiguous(memory_format=torch.channels_last)
+    x = pad(image, stride).to(dtype).contiguous(memory_format=torch.channels_last)
     maps = net(x)[0, :, : image.shape[0], : image.shape[1]].float().sigmoid()
-    return maps.contiguous().cpu().numpy()
+    return np.asarray(maps.contiguous().cpu().numpy())
+
+
+@torch.inference_mode()
+def frozen(net: UNet, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The network as one call: its layers' Python code would take turns with the other threads 150 times a frame.
+
+    Beside a busy thread a frame took 50 ms so, and takes 21 (19 alone). TorchScript is deprecated, but what replaces it
+    needs a compiler at run time; without it the layers are called one by one, with the same result.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            example = torch.zeros((1, 1, 2 * net.stride, 2 * net.stride), dtype=dtype, device=device)
+            traced = torch.jit.trace(net.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+            return torch.jit.freeze(traced)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return net
 
 
 def instances(

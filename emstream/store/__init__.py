@@ -41,7 +41,7 @@ class StoreOptions:
     fsync: bool = True  # frames survive a power cut the moment they count as committed
     write_behind_mb: int = 256  # most that waits for the disk; beyond it the camera's own files are the queue
     low_water_mb: int = 2048  # writing pauses when less than this is free, and goes on when there is more
-    publish_every_s: float = 0.1  # how often readers see a longer run
+    publish_every_s: float = 0.25  # how often readers see a longer run
 
 
 _DOORS = {
