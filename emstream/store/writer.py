@@ -20,7 +20,7 @@ from emstream.store.chunks import Staged, crc32c, encode, little, remove_partial
 from emstream.store.columns import Columns
 from emstream.store.failpoints import failpoint
 from emstream.store.layout import LABELS, Layout
-from emstream.store.ledger import FrameRow, LabelRow, Ledger, RunRow
+from emstream.store.ledger import FinalRow, FrameRow, LabelRow, Ledger, RunRow
 from emstream.store.origins import Origins
 from emstream.store.pyramid import label_levels, levels
 from emstream.store.tables import TableWriter, write_table
@@ -99,6 +99,7 @@ class RunWriter:
         self._staged = Staged(options.fsync)
         self._frames: list[FrameRow] = []
         self._labels: list[LabelRow] = []
+        self._finals: list[FinalRow] = []
         self._origins = Origins(self.path / "tables" / "origins.jsonl")
         self._tables: dict[str, TableWriter] = {}
         self._published_at = 0.0
@@ -144,31 +145,37 @@ class RunWriter:
             row = LabelRow(record.slot, crc32c(pixels), record.particles, record.area_fraction, record.model)
             self._labels.append(row)
 
+    def write_finals(self, shifts: Mapping[int, tuple[float, float]]) -> None:
+        """Final shifts (dy, dx) px of frames that were written before, by slot; visible after `flush`."""
+        self._finals += [FinalRow(slot, (float(dy), float(dx))) for slot, (dy, dx) in shifts.items()]
+
     def flush(self) -> None:
         """Commit everything written since the last flush, and publish it when that is due.
 
         raises : OSError when the disk is full or broken: `discard`, and write the same again later
         """
-        if self._frames or self._labels:
+        if self._frames or self._labels or self._finals:
             self._check_space()
             group = len(self._frames)
             with self._timed("fsync", group):
                 self._staged.commit()
             with self._timed("ledger", group):
-                self.ledger.commit(self.row.id, self._frames, self._labels)
+                self.ledger.commit(self.row.id, self._frames, self._labels, self._finals)
             if self._frames:
                 self._origins.append(self.ledger.frames(self.row.id, self._frames[0].slot))
+                failpoint("journal.written")
                 self.n = max(self.n, self._frames[-1].slot + 1)
             self.columns.put_frames(self._frames)
             self.columns.put_labels(self._labels)
-            self._frames, self._labels = [], []
+            self.columns.put_finals(self._finals)
+            self._frames, self._labels, self._finals = [], [], []
             self._dirty = True
         self.idle()
 
     def discard(self) -> None:
         """Forget what was written since the last flush, after an error."""
         self._staged.discard()
-        self._frames, self._labels = [], []
+        self._frames, self._labels, self._finals = [], [], []
 
     def idle(self) -> None:
         """Publish what was committed, when it is time to."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import traceback
 from pathlib import Path
 
+import numpy.random  # noqa: F401
+import pandas  # noqa: F401  these three are imported late by others; the server has them once for all lives
+import pyarrow.dataset  # noqa: F401
 from crash import planted_source as planted
 
 from emstream.store.failpoints import arm, failpoint
@@ -106,3 +111,25 @@ def write(out: Path, protocol: str, failpoints: str) -> None:
     """One life of the daemon, perhaps a short one."""
     arm(failpoints)
     PROTOCOLS[protocol](out)
+
+
+def serve() -> None:
+    """Lives on request: a line `out TAB protocol TAB failpoints` forks one, `pid` and then `exit code` answer."""
+    for line in sys.stdin:
+        out, protocol, failpoints = line.rstrip("\n").split("\t")
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                write(Path(out), protocol, failpoints)
+                code = 0
+            except BaseException:  # noqa: BLE001  the process ends here, whatever it was
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        print(pid, flush=True)  # noqa: T201
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,83 @@
+"""The long crash run: a store's writer killed again and again, at random points and at random times.
+
+    python benchmarks/crash.py --kills 10000 --seed 0
+
+Each store is written by lives that are cut short, half of them by SIGKILL at a failpoint, half by SIGKILL after a random
+time; what readers see is compared after every kill, and everything with the planted frames once a life reaches its end.
+The two naive protocols of the tests get the same kills at points. Prints the table of reliability.md; exit code 1 when a
+frame was lost, doubled or wrong, with the seed of the store that shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from crash import planted_source as planted
+from crash.harness import Life, assert_perfect, in_memory, killed_over_and_over, lives, outcome
+
+POINTS = ("chunk.written", "chunk.renamed", "ledger.committed")
+
+
+def naive(life: Life, folder: Path, protocol: str, stores: int, seed: int) -> dict[str, int]:
+    """Frames lost, doubled and wrong by a protocol that nobody should use."""
+    sums = {"kills": 0, "lost": 0, "doubled": 0, "wrong": 0}
+    for k in range(stores):
+        rng = random.Random(f"{seed}/{protocol}/{k}")
+        out = folder / f"{protocol}-{k}"
+        out.mkdir()
+        for _ in range(4):
+            killed = life(out, protocol, f"{rng.choice(POINTS)}:{rng.randint(1, 6)}:kill") == -signal.SIGKILL
+            sums["kills"] += killed
+        life(out, protocol)
+        for fault, n in outcome(out).items():
+            sums[fault] += n
+    return sums
+
+
+def main() -> int:
+    """Run until so many kills have come about, or the time is over."""
+    asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    asked.add_argument("--kills", type=int, default=10_000)
+    asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument(
+        "--minutes", type=float, default=1e9, help="stop after so long, and say how many kills there were"
+    )
+    args = asked.parse_args()
+    began, kills, stores = time.monotonic(), 0, 0
+    with lives() as life, in_memory(Path(tempfile.mkdtemp())) as folder:
+        while kills < args.kills and time.monotonic() - began < 60 * args.minutes:
+            out = folder / str(stores)
+            out.mkdir()
+            try:
+                kills += killed_over_and_over(life, out, random.Random(f"{args.seed}/{stores}"), most=40, clock=True)
+                assert_perfect(out)
+            except AssertionError as error:
+                print(f"store {stores} of seed {args.seed}, after {kills} kills: {error}")
+                return 1
+            stores += 1
+            for file in sorted(out.rglob("*"), reverse=True):
+                file.rmdir() if file.is_dir() else file.unlink()
+            if stores % 20 == 0:
+                print(f"{kills} kills, {stores} stores, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        seconds = time.monotonic() - began
+        print("| protocol | kills | frames | lost | doubled | wrong |\n|---|---|---|---|---|---|")
+        print(f"| emstream | {kills} | {stores * planted.FRAMES} | 0 | 0 | 0 |")
+        for protocol in ("note-after", "note-before"):
+            found = naive(life, folder, protocol, 10, args.seed)
+            print(
+                f"| {protocol} | {found['kills']} | {10 * planted.FRAMES} | {found['lost']} | {found['doubled']} | {found['wrong']} |"
+            )
+        print(f"\nseed {args.seed}, {stores} stores, {seconds:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
