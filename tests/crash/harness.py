@@ -1,4 +1,4 @@
-"""Lives of a writer that are cut short, and what must be true of the store afterwards; for the tests and benchmarks/crash.py."""
+"""Lives of a writer that are cut short, and what must be true of the store afterwards; for the tests and benchmarks/bench_crash.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The long crash run: a store's writer killed again and again, at random points and at random times.
 
-    python benchmarks/crash.py --kills 10000 --seed 0
+    python benchmarks/bench_crash.py --kills 10000 --seed 0
 
 Each store is written by lives that are cut short, half of them by SIGKILL at a failpoint, half by SIGKILL after a random
 time; what readers see is compared after every kill, and everything with the planted frames once a life reaches its end.
