@@ -30,6 +30,7 @@ from emstream.source.ahead import ReadAhead
 from emstream.source.correct import load_correction
 from emstream.source.watch import watch
 from emstream.store import Ledger, RunWriter, WriteBehind
+from emstream.store.reboot import mend_runs
 from emstream.view.latest import Latest
 from emstream.view.shown import DaemonStatus, Shown
 
@@ -128,6 +129,7 @@ class Daemon:
         with ExitStack() as opening:
             self.out.mkdir(parents=True, exist_ok=True)
             self.ledger = opening.enter_context(Ledger(self.out, self.source, self.settings.store.fsync))
+            self._recovered()
             self.report.ledger = self.ledger
             self.report.source = self.source
             self.steps = self._make_steps()
@@ -201,6 +203,16 @@ class Daemon:
             align=s.align, measure=s.measure, segmenter=segmenter, device=self.device,
             correction=load_correction(s.source), keep_raw=s.store.keep_raw,
         )  # fmt: skip
+
+    def _recovered(self) -> None:
+        """What an earlier life left behind."""
+        found = self.ledger.recovery
+        mended = mend_runs(self.ledger, self.settings.store)
+        if found.redone or found.lost or mended:
+            told = {"redone": found.redone, "lost": len(found.lost), "mended": ", ".join(mended) or "none"}
+            log.info("an earlier life ended early: what was under way is read again", extra=told)
+        for origin in found.lost:
+            self.report.lost(origin.path)
 
     def _serve(self) -> Any:
         from emstream.view.server import start

@@ -13,6 +13,7 @@ import numcodecs
 import numpy as np
 from numcodecs.blosc import BITSHUFFLE, Blosc
 
+from emstream.errors import StoreDamaged
 from emstream.store.failpoints import failpoint
 
 PARTIAL = ".partial"  # the end of a file's name until it is whole
@@ -42,6 +43,31 @@ def encode(array: np.ndarray, compressor: str) -> tuple[bytes, bytes]:
     else:
         payload = array.tobytes()
     return payload, crc32c(payload).to_bytes(4, "little")
+
+
+def decode(data: bytes, kind: tuple[tuple[int, int], str], compressor: str) -> np.ndarray:
+    """The (y, x) array of a chunk file that `encode` made.
+
+    kind   : ((y, x), dtype)
+    raises : StoreDamaged
+    """
+    payload, dtype = data[:-4], np.dtype(kind[1]).newbyteorder("<")
+    if crc32c(payload).to_bytes(4, "little") != data[-4:]:
+        raise StoreDamaged("a chunk has not the checksum that it was written with", "emstream check")
+    if compressor == "blosc-lz4":
+        payload = _BLOSC.decode(payload)
+    elif compressor == "zstd":
+        payload = _ZSTD.decode(payload)
+    return np.frombuffer(payload, dtype).reshape(kind[0])
+
+
+def sound(path: Path) -> bool:
+    """Whether a chunk file is there and whole."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return len(data) > 4 and crc32c(data[:-4]).to_bytes(4, "little") == data[-4:]
 
 
 class Staged:

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from emstream.errors import StoreDamaged
 from emstream.messages import Origin, PixelSize, Status
 from emstream.store import quarantine
+from emstream.store.chunks import sync_folder
 from emstream.store.failpoints import failpoint
 from emstream.store.lock import take
 from emstream.store.names import free_name
@@ -37,7 +38,7 @@ CREATE TABLE IF NOT EXISTS frames (
     run INTEGER NOT NULL REFERENCES runs (id), slot INTEGER, path TEXT NOT NULL, generation INTEGER NOT NULL,
     sub INTEGER NOT NULL, state TEXT NOT NULL, crc32c INTEGER, source_crc32c INTEGER, time_s REAL, dy REAL, dx REAL,
     confidence REAL, anchor INTEGER, status INTEGER NOT NULL DEFAULT 0, source_index INTEGER, particles INTEGER,
-    area_fraction REAL, model TEXT, labels_crc32c INTEGER, at REAL, UNIQUE (run, slot), UNIQUE (path, generation, sub));
+    area_fraction REAL, model TEXT, labels_crc32c INTEGER, at REAL, final_dy REAL, final_dx REAL, UNIQUE (run, slot), UNIQUE (path, generation, sub));
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -82,6 +83,14 @@ class LabelRow:
     particles: int
     area_fraction: float
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinalRow:
+    """What the ledger keeps of a shift that became final."""
+
+    slot: int
+    shift: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +142,10 @@ class Ledger:
         self._asked: set[tuple[str, float]] = set()
         try:
             self._db = _connect(self.folder / "ledger.sqlite")
+            if fsync:  # a power cut takes away new names that nobody synced
+                for folder in (self.folder, self.out, self.out.parent):
+                    with suppress(PermissionError):  # of a folder above that may only be passed through
+                        sync_folder(folder)
             self.recovery = self._recover(source_root)
         except BaseException:
             os.close(self._lock_fd)
@@ -249,8 +262,14 @@ class Ledger:
         failpoint("ledger.reserved")
         return slots
 
-    def commit(self, run: int, frames: Sequence[FrameRow], labels: Sequence[LabelRow] = ()) -> None:
-        """Count these frames, and these labels, as stored; one transaction, durable when it returns.
+    def commit(
+        self,
+        run: int,
+        frames: Sequence[FrameRow],
+        labels: Sequence[LabelRow] = (),
+        finals: Sequence[FinalRow] = (),
+    ) -> None:
+        """Count these frames, labels and final shifts as stored; one transaction, durable when it returns.
 
         raises : OSError when the disk is full or broken; StoreDamaged when a frame was never reserved
         """
@@ -270,6 +289,10 @@ class Ledger:
                     " model = ? WHERE run = ? AND slot = ?",
                     (SEGMENTED, int(Status.SEGMENTED), a.crc32c, a.particles, a.area_fraction, a.model, run, a.slot),
                 )
+            db.executemany(
+                "UPDATE frames SET final_dy = ?, final_dx = ? WHERE run = ? AND slot = ?",
+                [(*f.shift, run, f.slot) for f in finals],
+            )
             failpoint("ledger.commit")
         failpoint("ledger.committed")
 
@@ -470,6 +493,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(_SCHEMA)
+        known = {row["name"] for row in db.execute("PRAGMA table_info(frames)")}
+        for name in {"final_dy", "final_dx"} - known:  # a ledger of an older version
+            db.execute(f"ALTER TABLE frames ADD COLUMN {name} REAL")
         quarantine.prepare(db)
     except sqlite3.DatabaseError as error:
         raise StoreDamaged(f"{path}: {error}", "move it away; it is built anew from the runs") from error

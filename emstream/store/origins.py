@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,6 @@ class Origins:
         """Make the journal say what the ledger says, when it does not."""
         if read_origins(self.path) != [{k: row[k] for k in _KEYS} for row in rows]:
             replace(self.path, _lines(rows))
-
-    def sync(self) -> None:
-        """Make the lines durable."""
-        with self.path.open("ab") as file:
-            os.fsync(file.fileno())
 
 
 def read_origins(path: Path) -> list[dict[str, Any]]:

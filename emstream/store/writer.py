@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,14 +18,17 @@ import numpy as np
 
 from emstream.messages import Aligned, Origin, Status
 from emstream.store import StoreOptions, layout
-from emstream.store.chunks import Staged, crc32c, encode, little, remove_partial, replace
+from emstream.store.chunks import Staged, crc32c, encode, little, remove_partial, replace, sync_folder
 from emstream.store.columns import Columns
 from emstream.store.failpoints import failpoint
 from emstream.store.layout import LABELS, Layout
 from emstream.store.ledger import FinalRow, FrameRow, LabelRow, Ledger, RunRow
 from emstream.store.origins import Origins
 from emstream.store.pyramid import label_levels, levels
+from emstream.store.reboot import mend_coarse, sync_file_system
 from emstream.store.tables import TableWriter, write_table
+
+CHECKPOINT_S = 60.0  # how often everything is synced, so that after a reboot only what came since is looked at
 
 Timed: TypeAlias = Callable[[str, int], AbstractContextManager[None]]
 
@@ -104,6 +109,8 @@ class RunWriter:
         self._tables: dict[str, TableWriter] = {}
         self._published_at = 0.0
         self._dirty = False
+        self._checkpoint: threading.Thread | None = None
+        self._checkpoint_at = time.monotonic()
         remove_partial(self.path)  # of a kill, perhaps before the first frame counted
         if self.n:
             self._resume()
@@ -182,6 +189,7 @@ class RunWriter:
         if self._dirty and time.monotonic() - self._published_at >= self.options.publish_every_s:
             with self._timed("publish", max(0, self.n - self.published)):
                 self.publish()
+            self._sync_sometimes()
 
     def publish(self) -> None:
         """Let readers see all committed frames: coarse levels, labels, columns, and level 0 last, each by atomic replace."""
@@ -275,7 +283,6 @@ class RunWriter:
         for name, columns in (tables or {}).items():
             write_table(self.path / "tables" / f"{name}.parquet", columns)
         write_table(self.path / "tables" / "frames.parquet", self.columns.as_table(self.n))
-        self._origins.sync()
         self._set_state("closed")
 
     # -- inside
@@ -322,6 +329,26 @@ class RunWriter:
     def _make_folders(self) -> None:
         for array in (*self.layout.images(), *(f"frames/{name}" for name in layout.COLUMNS), "tables"):
             (self.path / array).mkdir(parents=True, exist_ok=True)
+        if self.options.fsync:  # a synced chunk is of no use in a folder that a power cut takes away
+            for folder in (self.path.parent, self.path, *(f for f in self.path.rglob("*") if f.is_dir())):
+                sync_folder(folder)
+
+    def _sync_sometimes(self) -> None:
+        """Sync what is not synced as it is written, beside the work."""
+        if not self.options.fsync or time.monotonic() - self._checkpoint_at < CHECKPOINT_S:
+            return
+        if self._checkpoint is None or not self._checkpoint.is_alive():
+            self._checkpoint_at = time.monotonic()
+            self._checkpoint = threading.Thread(target=self._sync, args=(self.n,), daemon=True, name="checkpoint")
+            self._checkpoint.start()
+
+    def _sync(self, n: int) -> None:
+        """All that the first n frames are made of is on the disk."""
+        try:
+            sync_file_system(self.path)
+            self.ledger.set_run(self.row.id, checkpoint=n)
+        except (OSError, sqlite3.Error):
+            return  # the disk is full or away, or the ledger was closed: a later one, or the look after a reboot
 
     def _put_metadata(self, path: str, document: Mapping[str, Any]) -> None:
         replace(self.path / path / "zarr.json", layout.dumps(document))
@@ -348,6 +375,11 @@ class RunWriter:
     def _set_state(self, state: str) -> None:
         self.attrs["state"] = state
         self._put_groups()
+        if state == "closed" and self.options.fsync:  # nobody looks at a closed run again after a reboot
+            if self._checkpoint is not None:
+                self._checkpoint.join()
+            sync_file_system(self.path)
+            self.ledger.set_run(self.row.id, checkpoint=self.n)
         self.ledger.set_run(self.row.id, state=state, attrs=self.attrs)
 
     def _begin(self, coarsest: np.ndarray) -> None:
@@ -360,6 +392,9 @@ class RunWriter:
         """Go on where the ledger says the run ended; what lies beyond is left over from a kill and overwritten."""
         rows = self.ledger.frames(self.row.id)
         self._make_folders()
+        rebooted = self.ledger.recovery.rebooted and self.row.state not in ("closed", "recovered")
+        if rebooted and len(self.layout.levels) > 1:
+            mend_coarse(self.path, self.layout, rows[self.row.checkpoint :], self.options.fsync)
         self.columns.load(rows)
         self._origins.resume(rows)
         self._dirty = True
@@ -370,3 +405,5 @@ class RunWriter:
             self._put_groups()
         else:
             self._set_state("live")
+        if rebooted:
+            self._sync(self.n)

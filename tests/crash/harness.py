@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import select
@@ -11,7 +12,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -38,7 +38,7 @@ class Life(Protocol):
     def __call__(self, out: Path, protocol: str, failpoints: str = "", after_s: float | None = None) -> int: ...
 
 
-@contextmanager
+@contextlib.contextmanager
 def lives() -> Iterator[Life]:
     """A server that has imported everything already and forks: a life costs a tenth of a second."""
     where = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
@@ -53,14 +53,15 @@ def lives() -> Iterator[Life]:
             ask.flush()
             pid = int(answer.readline())
             if after_s is not None and not select.select([answer], [], [], after_s)[0]:
-                os.kill(pid, signal.SIGKILL)  # at worst it has just ended, and nobody else has its number yet
+                with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                    os.kill(pid, signal.SIGKILL)
             return int(answer.readline())
 
         yield run
         ask.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def in_memory(fallback: Path) -> Iterator[Path]:
     """A folder in memory where there is one: what a killed process wrote is there, as on a disk, and syncing is free."""
     shm = Path("/dev/shm")

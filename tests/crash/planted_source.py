@@ -6,7 +6,7 @@ import numpy as np
 
 from emstream.messages import Origin
 
-SHAPE = (40, 48)
+SHAPE = (300, 8)  # tall enough for a second pyramid level
 FRAMES = 24
 
 
@@ -18,8 +18,8 @@ def pixels(i: int) -> np.ndarray:
 def labels(i: int) -> np.ndarray:
     """Its labels."""
     image = np.zeros(SHAPE, np.int32)
-    image[i % 30 : i % 30 + 5, 3:9] = 1
-    image[2:5, 20 : 22 + i % 20] = 2
+    image[i % 30 : i % 30 + 5, 3:7] = 1
+    image[42:45, 0 : 2 + i % 6] = 2
     return image
 
 
