@@ -8,24 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from emstream.align import AlignOptions, Estimate, peak
+from emstream.align import AlignOptions, Estimate
 from emstream.align import weight as w
 from emstream.align.clean import Cleaner, clean, is_blank, start_cleaner
 from emstream.align.confidence import confidence
 from emstream.align.exclude import frame_mask
 from emstream.align.grid import Grid, make_grid, ramp
-from emstream.align.reference import Canvas, admit, blank_canvas, roomy
-from emstream.align.track import BEYOND, Track, expected, leap, predict, start_track, surprise, take
-from emstream.align.view import Scale, View, half_spectra, look, make_scale
+from emstream.align.reference import Canvas, admit, blank_canvas
+from emstream.align.search import Found, find
+from emstream.align.track import BEYOND, Track, expected, leap, predict, start_track, surprise, take, unheard_of
+from emstream.align.view import Scale, half_spectra, make_scale
 from emstream.align.witness import Witness, attend, trusted
 from emstream.arrays import array_namespace, fft_namespace
 from emstream.errors import BadImage
 from emstream.messages import Array, Status
 
-NEAR = 12  # cells: as far as a shift is looked for around its prediction
-FAR = 3 / 8  # of the grid: as far as it is looked for when it is not found near
-LEAP = 20.0  # nats by which a far peak must beat the near one: the odds against a jump
-PRIOR_CELLS = 0.1  # cells² added to the prior, for the discreteness of the search
+FADED = 0.2  # of the usual height: a peak so low is a chance one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,19 +52,8 @@ class DriftState:
     frame: int = 0
     base: tuple[float, float] = (0.0, 0.0)  # px: where this anchor lies on the reference's canvas
     seen: Seen | None = None  # of the newest frame; None for a blank one. Not saved
+    settling: float = 0.0  # px² per axis: how far the reference may lie off its first frame
     witness: Witness = field(default_factory=Witness)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """A measured shift, px."""
-
-    shift: np.ndarray  # (2,)
-    noise: np.ndarray  # (2, 2) px²
-    z: float
-    limit: float  # z that chance alone reaches
-    far: bool
-    view: View
 
 
 def start(
@@ -160,7 +147,7 @@ def _first(state: DriftState, x: Array, dose: float, status: Status) -> tuple[Dr
 def _predicted(state: DriftState, why: Status, dose: float, found: Found | None = None) -> tuple[DriftState, Estimate]:
     """A frame that is not believed: the prediction stands, the reference stays as it is."""
     mean, cov = expected(state.track)
-    sigma = math.sqrt(float(np.trace(cov)) / 2)
+    sigma = math.sqrt(float(np.trace(cov)) / 2 + state.settling)
     sure = trusted(state.witness, state.canvas.count, 0.5 * confidence(sigma, 0.0, 1.0))
     z, measured = (found.z, found.shift) if found else (0.0, mean)
     return state, _estimate(state, mean, sure, why | Status.REJECTED, sigma, z, measured, dose)
@@ -176,22 +163,29 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
     window = grid.window if mask is None else grid.window * mask
     centred = (x - (x * window).sum() / grid.xp.maximum(window.sum(), 1e-6)) * window
     moving = w.transform(centred, grid)
-    state, found = _find(state, moving, window)
+    assert state.scale is not None
+    canvas, scale, found = find(state.canvas, state.scale, state.track, state.level, moving, window, grid)
+    state = replace(state, canvas=canvas, scale=scale)
     state = replace(state, seen=Seen(moving, window, found.noise))
     far_off = surprise(state.track, found.shift, found.noise)
-    if found.z < 0.8 * found.limit or (far_off >= BEYOND and found.z < 1.6 * found.limit):
+    if found.z < max(0.8 * found.limit, FADED * state.level) or (far_off >= BEYOND and found.z < 1.6 * found.limit):
         return _missed(state, x, dose, found)
     status = Status(0)
-    if far_off >= BEYOND:
-        status = Status.JUMP
+    leapt = far_off >= BEYOND
+    if leapt:
+        jump = unheard_of(state.track, found.shift, found.noise)
+        status = Status.JUMP if jump else Status(0)
         best, cov = found.shift, found.noise
-        track = leap(state.track, found.shift, found.noise)
+        track = leap(state.track, found.shift, found.noise, learn=not jump)
     else:
         track, best, cov = take(state.track, found.shift, found.noise)
-    sigma = math.sqrt(float(np.trace(cov)) / 2)
+    joined = float(np.trace(cov)) / 2
+    sigma = math.sqrt(joined + state.settling)
     state = replace(
         state,
         track=track,
+        settling=state.settling
+        + (4 if leapt else 1) * joined / (state.canvas.count + 1) ** 2,  # it drags the mean along
         canvas=_admit(state, moving, window, best),
         missed=0,
         level=found.z if state.level == 0 else 0.9 * state.level + 0.1 * found.z,
@@ -222,42 +216,6 @@ def _missed(state: DriftState, x: Array, dose: float, found: Found) -> tuple[Dri
     if seen and state.missed >= state.options.give_up:
         return _first(replace(state, anchor=state.anchor + 1), x, dose, Status.LOST_LOCK)
     return _predicted(state, Status(0), dose, found)
-
-
-def _find(state: DriftState, moving: Array, window: Array) -> tuple[DriftState, Found]:
-    """Look near the prediction; where that shows too little, everywhere."""
-    grid, b = state.grid, state.grid.bin
-    mean, cov = expected(state.track)
-    at = (math.floor(mean[0] / b + 0.5), math.floor(mean[1] / b + 0.5))
-    canvas = roomy(state.canvas, at, grid)
-    state = replace(state, canvas=canvas)
-    assert state.scale is not None
-    seen = look(canvas, at, moving, window, state.scale, grid)
-    if not 0.8 < seen.frames / state.scale.frames < 1.25:
-        state = replace(state, scale=make_scale(state.scale.spectrum, seen.frames, grid))
-        seen = look(canvas, at, moving, window, state.scale, grid)  # type: ignore[arg-type]
-    in_cells = cov / b**2
-    reach = math.ceil(4 * math.sqrt(float(np.linalg.eigvalsh(in_cells)[1])) + 1)
-    radius = min(max(2, reach), NEAR, min(grid.shape) // 2 - 1)
-    prior = (np.array(at) - mean / b, np.linalg.inv(in_cells + PRIOR_CELLS * np.eye(2)))
-    lag, height = peak.near(seen.cross, radius, grid, prior)
-    z, limit = height / max(seen.noise, 1e-30), math.sqrt(2 * math.log((2 * radius + 1) ** 2)) + 1
-    far = False
-    if z < limit or z < 0.5 * state.level:
-        reach2 = (int(grid.shape[0] * FAR), int(grid.shape[1] * FAR))
-        lag2, height2 = peak.wide(seen.cross, reach2, grid)
-        limit2 = math.sqrt(2 * math.log(4 * reach2[0] * reach2[1])) + 1
-        if height2 / max(seen.noise, 1e-30) > limit2 and height2 > max(height, 0) + LEAP:
-            at = (at[0] - int(lag2[0]), at[1] - int(lag2[1]))
-            canvas = roomy(canvas, at, grid)
-            state = replace(state, canvas=canvas)
-            seen = look(canvas, at, moving, window, state.scale, grid)  # type: ignore[arg-type]
-            lag, height = peak.near(seen.cross, 2, grid, (np.zeros(2), 1e-6 * np.eye(2)))
-            z, limit, far = height / max(seen.noise, 1e-30), limit2, True
-    fine, _, height = peak.refine(seen.cross, lag, grid)
-    shift = (np.array(at) - np.array(fine)) * b
-    noise = seen.share * np.linalg.inv(state.scale.info + 1e-9 * np.eye(2)) * b**2  # type: ignore[union-attr]
-    return state, Found(shift, noise, max(height, 0.0) / max(seen.noise, 1e-30), limit, far, seen)
 
 
 def _admit(state: DriftState, moving: Array, window: Array, shift: np.ndarray) -> Canvas:
