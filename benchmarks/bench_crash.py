@@ -1,6 +1,7 @@
 """The long crash run: a store's writer killed again and again, at random points and at random times.
 
     python benchmarks/bench_crash.py --kills 10000 --seed 0
+    python benchmarks/bench_crash.py --power            # every state that a power cut may leave, of a run of six frames
 
 Each store is written by lives that are cut short, half of them by SIGKILL at a failpoint, half by SIGKILL after a random
 time; what readers see is compared after every kill, and everything with the planted frames once a life reaches its end.
@@ -42,6 +43,34 @@ def naive(life: Life, folder: Path, protocol: str, stores: int, seed: int) -> di
     return sums
 
 
+def power_cuts(folder: Path) -> int:
+    """Recover from every state that a power cut may leave; returns how many did not."""
+    from crash import power, test_crash_power
+
+    from emstream.store import ledger
+
+    planted.FRAMES = test_crash_power.FRAMES
+    ledger._boot_id = lambda: "after the power cut"
+    failed = 0
+    print("| store | system calls | states | not recovered |\n|---|---|---|---|")
+    for name, fsync in (("emstream", True), ("emstream without fsync", False)):
+        place = folder / name
+        place.mkdir()
+        ops = power.record(place, planted.FRAMES, fsync)
+        found = list(power.states(ops))
+        wrong = 0
+        for where, acked, state in found:
+            try:
+                test_crash_power.survive(place, where, acked, state)
+            except AssertionError as error:
+                wrong += 1
+                if fsync:
+                    print(error, file=sys.stderr, flush=True)
+        print(f"| {name} | {len(ops)} | {len(found)} | {wrong} |", flush=True)
+        failed += wrong if fsync else 0
+    return failed
+
+
 def main() -> int:
     """Run until so many kills have come about, or the time is over."""
     asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -50,7 +79,11 @@ def main() -> int:
     asked.add_argument(
         "--minutes", type=float, default=1e9, help="stop after so long, and say how many kills there were"
     )
+    asked.add_argument("--power", action="store_true", help="power cuts instead of kills; needs strace")
     args = asked.parse_args()
+    if args.power:
+        with in_memory(Path(tempfile.mkdtemp())) as folder:
+            return min(1, power_cuts(folder))
     began, kills, stores = time.monotonic(), 0, 0
     with lives() as life, in_memory(Path(tempfile.mkdtemp())) as folder:
         while kills < args.kills and time.monotonic() - began < 60 * args.minutes:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from emstream.store.chunks import PARTIAL, replace
+from emstream.store.chunks import PARTIAL, replace, sync_folder
 
 ROWS_PER_PART = 50_000
 FLUSHES_PER_PART = 16  # the newest part is written anew with each flush: a row 8 times on average, however long the run
@@ -38,6 +38,8 @@ class TableWriter:
         self._new: list[pa.Table] = []  # rows that are in no file yet
         self._head: list[pa.Table] = []  # rows of the newest part, one table for each flush
         self.path.mkdir(parents=True, exist_ok=True)
+        if fsync:
+            sync_folder(self.path.parent)
         for leftover in self.path.glob(f".*{PARTIAL}"):
             leftover.unlink()
         if not _parts(self.path):

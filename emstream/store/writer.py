@@ -108,7 +108,7 @@ class RunWriter:
         self._origins = Origins(self.path / "tables" / "origins.jsonl")
         self._tables: dict[str, TableWriter] = {}
         self._published_at = 0.0
-        self._dirty = False
+        self._dirty = self._folders_made = False
         self._checkpoint: threading.Thread | None = None
         self._checkpoint_at = time.monotonic()
         remove_partial(self.path)  # of a kill, perhaps before the first frame counted
@@ -136,8 +136,7 @@ class RunWriter:
         """
         if slots is None:
             slots = self.reserve([r.origin for r in records])
-        if not (self.path / "tables").is_dir():
-            self._make_folders()
+        self._make_folders()
         for record, slot in zip(records, slots, strict=True):
             if slot is not None:
                 self._write_frame(record, slot)
@@ -221,8 +220,7 @@ class RunWriter:
 
     def table(self, name: str, schema: Mapping[str, Any]) -> TableWriter:
         """The growing table tables/NAME.parquet."""
-        if not (self.path / "tables").is_dir():
-            self._make_folders()
+        self._make_folders()
         if name not in self._tables:
             self._tables[name] = TableWriter(self.path / "tables" / f"{name}.parquet", schema, fsync=self.options.fsync)
         return self._tables[name]
@@ -327,11 +325,15 @@ class RunWriter:
             )
 
     def _make_folders(self) -> None:
+        """Once in a life: a power cut may have left some of them."""
+        if self._folders_made:
+            return
         for array in (*self.layout.images(), *(f"frames/{name}" for name in layout.COLUMNS), "tables"):
             (self.path / array).mkdir(parents=True, exist_ok=True)
         if self.options.fsync:  # a synced chunk is of no use in a folder that a power cut takes away
             for folder in (self.path.parent, self.path, *(f for f in self.path.rglob("*") if f.is_dir())):
                 sync_folder(folder)
+        self._folders_made = True
 
     def _sync_sometimes(self) -> None:
         """Sync what is not synced as it is written, beside the work."""

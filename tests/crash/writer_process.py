@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy.random  # noqa: F401
@@ -21,11 +22,14 @@ GROUP = 3  # frames committed together
 SCHEMA = {"frame": "int64", "label": "int32"}
 
 
-def emstream(out: Path) -> None:
-    """As the daemon does: groups of frames, their labels one group later, rows of tables, everything resumed."""
-    options = StoreOptions(low_water_mb=0, publish_every_s=0, keep_raw=True)
+def emstream(out: Path, acknowledge: Callable[[int], object] = lambda n: None, fsync: bool = True) -> None:
+    """As the daemon does: groups of frames, their labels one group later, rows of tables, everything resumed.
+
+    acknowledge : told how many frames are safe, each time that there are more
+    """
+    options = StoreOptions(low_water_mb=0, publish_every_s=0, keep_raw=True, fsync=fsync)
     settled = (out / ".emstream").exists()  # by the second life the files are complete
-    with Ledger(out) as ledger:
+    with Ledger(out, fsync=fsync) as ledger:
         row = ledger.run_for("cam", "cam", planted.SHAPE, "uint16", (0.5, 0.5))
         writer = RunWriter(out, row, ledger, options)
         if row.state == "closed":
@@ -48,6 +52,7 @@ def emstream(out: Path) -> None:
                 if slot is not None:
                     waiting.append(slot)
             writer.flush()
+            acknowledge(writer.n)
             now, waiting = waiting, []
             for slot in sorted(set(now)):
                 writer.write_labels([LabelRecord(slot, planted.labels(slot), 2, 0.1, "planted@")])
@@ -104,7 +109,11 @@ def note_before(out: Path) -> None:
         store.append(i)
 
 
-PROTOCOLS = {"emstream": emstream, "note-after": note_after, "note-before": note_before}
+PROTOCOLS: dict[str, Callable[[Path], None]] = {
+    "emstream": emstream,
+    "note-after": note_after,
+    "note-before": note_before,
+}
 
 
 def write(out: Path, protocol: str, failpoints: str) -> None:
