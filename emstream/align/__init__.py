@@ -1,6 +1,7 @@
 """Where each frame lies on its anchor: shifts between images, a drifting series followed, frames moved.
 
 Light to import. The doors are `register` (one pair), `start` and `follow` (a series, causal, state is a value),
+`settle` (its final shifts, some frames later), `solve_series` (a stored series as a whole),
 `move` and `covered` (pixels), `dump` and `load` (resume).
 Everywhere `shift` is (dy, dx) px so that `scipy.ndimage.shift(frame, shift)` lies on the anchor frame.
 """
@@ -14,11 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from emstream.errors import BadSettings
 
 if TYPE_CHECKING:
+    from emstream.align.later import Settling as Settling
+    from emstream.align.later import finish as finish
+    from emstream.align.later import resume as resume
+    from emstream.align.later import settle as settle
+    from emstream.align.later import solve_series as solve_series
     from emstream.align.pair import register as register
     from emstream.align.persist import dump as dump
     from emstream.align.persist import load as load
     from emstream.align.resample import covered as covered
     from emstream.align.resample import move as move
+    from emstream.align.resample import whole as whole
     from emstream.align.series import DriftState as DriftState
     from emstream.align.series import follow as follow
     from emstream.align.series import start as start
@@ -41,6 +48,7 @@ class AlignOptions:
     dose_low: float = 0.2  # a frame below this share of the running dose is blank
     dose_high: float = 3.0  # … and above this one
     give_up: int = 10  # frames without lock before a new anchor begins
+    final_lag: int = 16  # frames seen after a frame before its final shift is fixed; 0 = the shift is final at once
     least_cover: float = 0.2  # share of the anchor frame that must stay covered; below, a new anchor begins
 
     def __post_init__(self) -> None:
@@ -48,6 +56,8 @@ class AlignOptions:
             raise BadSettings(f"align.resample = {self.resample!r}", "use integer, bilinear, cubic or fourier")
         if self.grid < 0 or 0 < self.grid < 32:
             raise BadSettings(f"align.grid = {self.grid}", "use 0 (automatic) or at least 32")
+        if not 0 <= self.final_lag <= 256:
+            raise BadSettings(f"align.final_lag = {self.final_lag}", "use 0 (off) to 256 frames")
         if self.memory < 2 or self.give_up < 1:
             raise BadSettings("align.memory must be >= 2 and align.give_up >= 1")
         if not 0 <= self.dose_low < 1 < self.dose_high:
@@ -79,6 +89,12 @@ _ROOMS = {
     "DriftState": "series",
     "move": "resample",
     "covered": "resample",
+    "whole": "resample",
+    "Settling": "later",
+    "settle": "later",
+    "finish": "later",
+    "resume": "later",
+    "solve_series": "later",
     "dump": "persist",
     "load": "persist",
 }

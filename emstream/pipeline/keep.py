@@ -98,6 +98,10 @@ class StoreKeeper:
 
         self._behind.put(work, record.nbytes)
 
+    def finals(self, shifts: Mapping[int, tuple[float, float]]) -> None:
+        """Store the final shifts (dy, dx) px of frames that were stored before, by slot."""
+        self._behind.put(lambda: self._writer.write_finals(shifts), 64 * len(shifts))
+
     def labels(self, measure: Callable[[], tuple[Result, Tables | None]], nbytes: int) -> None:
         """Measure, and store the labels of a frame that was stored before with its rows of the tables."""
         made: list[tuple[Result, Tables | None]] = []  # measured once, also when the group must be written again
@@ -137,6 +141,11 @@ class StoreKeeper:
         found = [s for i in range(STATES) if (s := self._writer.read_state(f"state{i}")) is not None]
         usable = [s for s in found if int(s["kept"]) <= self.stored]
         return max(usable, key=lambda s: int(s["kept"])) if usable else None
+
+    def waiting(self) -> list[int]:
+        """The frames that the run had when it was opened and whose final shift is not known."""
+        shifts = self._writer.columns.column("final_shift", self.stored)
+        return [int(slot) for slot in np.flatnonzero(np.isnan(shifts[:, 0]))]
 
     def read(self, slot: int) -> Aligned:
         """A stored frame as the aligner gave it."""

@@ -69,9 +69,11 @@ class Keeper(Protocol):
 
     def reserve(self, origins: Sequence[Origin]) -> list[int | None]: ...
     def frame(self, slot: int, aligned: Aligned, keep_raw: bool, drift_speed: float) -> None: ...
+    def finals(self, shifts: Mapping[int, tuple[float, float]]) -> None: ...
     def labels(self, measure: Callable[[], tuple[Result, Tables | None]], nbytes: int) -> None: ...
     def state(self, make: Callable[[], Mapping[str, np.ndarray]]) -> None: ...
     def saved_state(self) -> Mapping[str, np.ndarray] | None: ...
+    def waiting(self) -> list[int]: ...
     def read(self, slot: int) -> Aligned: ...
     def read_labels(self, slot: int) -> Labelled: ...
     def drop_rows_from(self, frame: int, living: np.ndarray, next_track: int) -> None: ...
@@ -92,6 +94,8 @@ class Lane:
         self.linked = keeper.stored  # frames whose particles are measured and tracked, in order
         self.last_frame_at = time.monotonic()
         self._drift: Any = None
+        self._settling = align.Settling(steps.align.final_lag)
+        self._finals: dict[int, tuple[float, float]] = {}  # became final with the newest frame
         self._tracks: Any = measure.start_tracks(steps.measure)
         self._memory: OrderedDict[int, Aligned] = OrderedDict()
         self._peeked: dict[
@@ -117,10 +121,11 @@ class Lane:
             if slot is None:  # the run has it: a file that was only touched or copied over itself
                 continue
             with self.metrics.timed("align"):
-                aligned = self._align(frame)
+                aligned = self._align(frame, slot)
             self.kept = slot + 1
             speed = self._speed(aligned)
             self.keeper.frame(slot, aligned, self.steps.keep_raw, speed)
+            self._tell_finals()
             if self.steps.segmenter is None:
                 self.linked = self.kept
             else:
@@ -129,22 +134,31 @@ class Lane:
         if time.monotonic() - self._saved_at > SAVE_EVERY_S:
             self.save()
 
-    def _align(self, frame: Frame) -> Aligned:
+    def _align(self, frame: Frame, slot: int) -> Aligned:
         pixels = arrays.to_device(frame.pixels, self.steps.device)
         if not self._aligned:
+            self._finals[slot] = (0.0, 0.0)
             return Aligned(frame, pixels, (0.0, 0.0), 1.0, 0, self._late(frame), align.covered(self.shape, (0.0, 0.0)))
         try:
             self._drift, e = align.follow(self._started(pixels), pixels, exclude=self._particles)
         except BadImage:  # nothing finite in it: it is kept where the one before lay
             _, *before = self._before or (0.0, 0.0, 0.0)
-            shift = (before[0], before[1])
+            shift = self._finals[slot] = (before[0], before[1])
             moved, valid = align.move(pixels, shift)
             return Aligned(frame, moved, shift, 0.0, 0, int(Status.BLANK | Status.REJECTED) | self._late(frame), valid)
+        self._settling, done = align.settle(self._settling, self._drift, e, slot)
+        self._finals |= {f.slot: f.shift for f in done}
         shift = (float(e.shift[0]), float(e.shift[1]))
         moved, valid = align.move(pixels, shift, mode=self.steps.align.resample)
         return Aligned(
             frame, moved, shift, float(e.confidence), int(e.anchor), int(e.status) | self._late(frame), valid
         )
+
+    def _tell_finals(self) -> None:
+        """Hand over the shifts that became final, all of frames that the keeper has."""
+        if self._finals:
+            self.keeper.finals(self._finals)
+            self._finals = {}
 
     def _started(self, pixels: Array) -> Any:
         """The drift's state; a new one before the first frame."""
@@ -216,10 +230,10 @@ class Lane:
 
     def _corrected(self, aligned: Aligned) -> Array:
         """(counts - dark) * gain, the references moved as the frame was; the counts themselves without references."""
-        pixels, whole = aligned.pixels, (float(round(aligned.shift[0])), float(round(aligned.shift[1])))
+        pixels, (dy, dx) = aligned.pixels, align.whole(aligned.shift)
         for name in ("dark", "gain"):
             if name in self._references:
-                reference, _ = align.move(self._references[name], whole)
+                reference, _ = align.move(self._references[name], (float(dy), float(dx)))
                 pixels = pixels - reference if name == "dark" else pixels * reference
         return pixels
 
@@ -227,7 +241,8 @@ class Lane:
 
     def _measure(self, labelled: Labelled, aligned: Aligned) -> Measured:
         with self.metrics.timed("measure"):
-            rest = (aligned.shift[0] - round(aligned.shift[0]), aligned.shift[1] - round(aligned.shift[1]))
+            dy, dx = align.whole(aligned.shift)
+            rest = (aligned.shift[0] - dy, aligned.shift[1] - dx)
             columns = measure.particles(labelled.labels, aligned.pixels, valid=aligned.valid, shift_rest=rest)
         covered = max(1, area_of(aligned.valid))
         return Measured(columns, len(columns["label"]), float(np.sum(columns["area"])) / covered)
@@ -278,6 +293,9 @@ class Lane:
     def close(self) -> None:
         """Save, write the tracks that are still alive, and close the run. Nothing may wait for the branch."""
         self.save()
+        self._settling, done = align.finish(self._settling)
+        self._finals |= {f.slot: f.shift for f in done}
+        self._tell_finals()
 
         def last() -> Tables:
             alive = measure.finish(self._tracks)
@@ -302,19 +320,44 @@ class Lane:
             if part["drift."]:
                 self._drift = align.load(part["drift."], self.steps.align, arrays.namespace_of(self.steps.device))
         if self._aligned:
+            unknown = [slot for slot in self.keeper.waiting() if slot >= self.kept - REPLAY]
+            if self._drift is not None and unknown:
+                self._settle_again(range(unknown[0], followed))
             for slot in range(max(followed, self.kept - REPLAY), self.kept):
-                self._follow_again(self.keeper.read(slot))
+                self._follow_again(slot, self.keeper.read(slot))
+            self._finals = {slot: shift for slot, shift in self._finals.items() if slot in unknown}
+            self._tell_finals()
         if self.steps.segmenter is None:
             self.linked = self.kept
         living = self._tracks.tracks["track"]
         self.keeper.drop_rows_from(self.linked, living, self._tracks.next_track)
 
-    def _follow_again(self, stored: Aligned) -> None:
-        """Let the aligner see a stored frame as the camera saw it, as far as it was kept."""
-        whole = (float(-round(stored.shift[0])), float(-round(stored.shift[1])))
-        raw, _ = align.move(stored.pixels, whole)
-        pixels = arrays.to_device(raw, self.steps.device)
-        self._drift, _ = align.follow(self._started(pixels), pixels)
+    def _settle_again(self, slots: range) -> None:
+        """Let the frames wait for their final shift that waited when the state was saved."""
+        rows: list[tuple[int, Array | None, tuple[float, float], bool]] = []
+        for slot in slots:
+            stored = self.keeper.read(slot)
+            if stored.anchor != self._drift.anchor:  # what it was compared with is gone
+                self._finals[slot] = stored.shift
+                continue
+            pixels = None if stored.status & Status.BLANK else self._as_seen(stored)
+            rows.append((slot, pixels, stored.shift, not stored.status & (Status.REJECTED | Status.BLANK)))
+        self._settling = align.resume(self.steps.align.final_lag, self._drift, rows)
+
+    def _follow_again(self, slot: int, stored: Aligned) -> None:
+        """Let the aligner see a stored frame again."""
+        pixels = self._as_seen(stored)
+        self._drift, e = align.follow(self._started(pixels), pixels)
+        self._settling, done = align.settle(self._settling, self._drift, e, slot)
+        self._finals |= {f.slot: f.shift for f in done}
+
+    def _as_seen(self, stored: Aligned) -> Array:
+        """A stored frame as the camera saw it, as far as it was kept; the rest as bright as what was kept."""
+        dy, dx = align.whole(stored.shift)
+        y0, y1, x0, x1 = stored.valid
+        inside = stored.pixels[y0:y1, x0:x1]
+        raw, _ = align.move(stored.pixels, (float(-dy), float(-dx)), fill=float(inside.mean()) if inside.size else 0.0)
+        return arrays.to_device(raw, self.steps.device)
 
 
 def area_of(valid: Rect) -> int:

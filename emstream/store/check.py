@@ -72,7 +72,7 @@ def check(path: Path | str, progress: Callable[[int, int], None] | None = None) 
     rows, source = known_rows(path)
     problems = list(_metadata(run, n))
     columns: dict[str, np.ndarray] = {}
-    for name in COLUMNS:
+    for name in _columns(run):
         try:
             columns[name] = run.column(name)
         except (KeyError, ValueError, RuntimeError) as error:
@@ -109,7 +109,7 @@ def known_rows(path: Path) -> tuple[dict[int, Mapping[str, Any]], str]:
 def _metadata(run: Run, n: int) -> Iterator[Problem]:
     """Every array says at least n frames, closed ones exactly n; levels of image and labels agree."""
     wanted = [str(k) for k in range(run.levels)] + [f"{LABELS}/{k}" for k in range(run.levels)]
-    for name in wanted + [f"frames/{c}" for c in COLUMNS]:
+    for name in wanted + [f"frames/{c}" for c in _columns(run)]:
         try:
             document = json.loads((run.path / name / "zarr.json").read_bytes())
             length, shape = document["shape"][0], tuple(document["shape"][1:])
@@ -125,6 +125,11 @@ def _metadata(run: Run, n: int) -> Iterator[Problem]:
     if run.state == "closed":
         for leftover in run.path.rglob(f"*{PARTIAL}"):
             yield Problem(str(leftover.relative_to(run.path).parent), None, f"left half written: {leftover.name}")
+
+
+def _columns(run: Run) -> list[str]:
+    """The columns that the run should have; an older version's lacks some."""
+    return [name for name, c in COLUMNS.items() if c.always or (run.path / "frames" / name).is_dir()]
 
 
 def _arrays(run: Run) -> dict[str, zarr.Array]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from emstream.messages import Status
 from emstream.store.layout import COLUMN_CHUNK, COLUMNS
-from emstream.store.ledger import FrameRow, LabelRow
+from emstream.store.ledger import FinalRow, FrameRow, LabelRow
 
+_SHIFTS = {"shift": ("dy", "dx"), "final_shift": ("final_dy", "final_dx")}  # the ledger's names
 _LATER = ("status", "particles", "area_fraction")  # change when a frame is segmented
 
 
@@ -38,6 +39,12 @@ class Columns:
             self._data["area_fraction"][row.slot] = row.area_fraction
             self._changed.update((name, row.slot // COLUMN_CHUNK) for name in _LATER)
 
+    def put_finals(self, rows: Sequence[FinalRow]) -> None:
+        """Shifts that became final, of frames that were put before."""
+        for row in rows:
+            self._data["final_shift"][row.slot] = row.shift
+            self._changed.add(("final_shift", row.slot // COLUMN_CHUNK))
+
     def load(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """All rows anew, from the ledger."""
         self._data = {name: _filled(name, 0) for name in COLUMNS}
@@ -46,8 +53,9 @@ class Columns:
         self._reach(max(row["slot"] for row in rows))
         slots = np.array([row["slot"] for row in rows])
         for name in COLUMNS:
-            if name == "shift":
-                self._data[name][slots] = [(row["dy"], row["dx"]) for row in rows]
+            if name in _SHIFTS:
+                y, x = _SHIFTS[name]
+                self._data[name][slots] = np.array([(row[y], row[x]) for row in rows], np.float64)  # None becomes NaN
             else:
                 fill = COLUMNS[name].fill
                 self._data[name][slots] = [fill if row[name] is None else row[name] for row in rows]

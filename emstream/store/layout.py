@@ -37,11 +37,13 @@ class Column:
     fill: float | int  # what a row reads as before it is known
     width: int = 1
     doc: str = ""
+    always: bool = True  # False: runs that older versions wrote lack it
 
 
 COLUMNS: Mapping[str, Column] = {
     "time_s": Column("float64", float("nan"), doc="when the frame was taken, seconds since 1970"),
     "shift": Column("float64", float("nan"), 2, "(dy, dx) px; scipy.ndimage.shift(frame, shift) lies on the anchor"),
+    "final_shift": Column("float64", float("nan"), 2, "(dy, dx) px: the shift as known once later frames were seen; NaN until then. The pixels are moved by `shift`", always=False),
     "confidence": Column("float32", float("nan"), doc="of the shift, 0..1"),
     "anchor": Column("int32", 0, doc="which anchor frame; +1 each time lock was lost"),
     "status": Column("uint8", 0, doc="bits: 1 aligned, 2 segmented, 4 late, 8 shift rejected, 16 lost lock, 32 jump, 64 blank, 128 suspect"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sqlite3
@@ -80,6 +81,8 @@ def _insert(db: sqlite3.Connection, run: Run) -> None:
     origins = {row["slot"]: row for row in read_origins(run.path / "tables" / "origins.jsonl")}
     columns = {name: run.column(name) for name in
                ("time_s", "shift", "confidence", "anchor", "status", "source_index", "particles", "area_fraction")}  # fmt: skip
+    with contextlib.suppress(KeyError):  # an older version's run
+        columns["final_shift"] = run.column("final_shift")
     unknown = 0
     for slot in range(run.n):
         origin = origins.get(slot)
@@ -92,7 +95,8 @@ def _insert(db: sqlite3.Connection, run: Run) -> None:
         db.execute("REPLACE INTO sources VALUES (?,?,?,?,?)", source)
         db.execute(
             "INSERT INTO frames (run, slot, path, generation, sub, state, crc32c, source_crc32c, time_s, dy, dx, confidence,"
-            " anchor, status, source_index, particles, area_fraction, at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " anchor, status, source_index, particles, area_fraction, final_dy, final_dx, at)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (cursor.lastrowid, slot, *source[:2], origin["sub"], *_values(columns, slot, origin), time.time()),
         )
     if unknown:
@@ -104,10 +108,12 @@ def _values(columns: Mapping[str, np.ndarray], i: int, origin: Mapping[str, Any]
     """state … area_fraction of a row; what is not known is NULL."""
     status, particles = int(columns["status"][i]), int(columns["particles"][i])
     dy, dx = columns["shift"][i].tolist()
+    final = columns["final_shift"][i].tolist() if "final_shift" in columns else (None, None)
     return (
         "SEGMENTED" if status & Status.SEGMENTED else "COMMITTED", origin["crc32c"], origin["source_crc32c"],
         float(columns["time_s"][i]), dy, dx, float(columns["confidence"][i]), int(columns["anchor"][i]), status,
         int(columns["source_index"][i]), None if particles < 0 else particles, float(columns["area_fraction"][i]),
+        *final,
     )  # fmt: skip
 
 

@@ -135,7 +135,9 @@ def solve_series(
             settling = Settling(lag)
         if state.canvas.count == 1 and not settling.waiting:
             segments.append(i)
-        settling = replace(settling, waiting=(*settling.waiting, _waiting(settling.drift, state, e, i, lag)), drift=state)
+        settling = replace(
+            settling, waiting=(*settling.waiting, _waiting(settling.drift, state, e, i, lag)), drift=state
+        )
         if len(settling.waiting) >= lag + BLOCK:
             settling, again = _remeasured(settling, BLOCK)
             kept += again
