@@ -32,7 +32,7 @@ CAMERA = 0.22  # cycles per cell: the rest is asked below this only; above, a de
 REACH = 10  # cells
 OFTEN = 64  # frames after which, with no doubt, only every other block is asked
 ENOUGH = 2  # checks that agree before a shift may be called sure
-SURE, LIKELY = 30.0, 12.0  # nats: one check is enough, or two in a row
+SURE, LIKELY = 35.0, 15.0  # nats: one check is enough, or two in a row
 LEAST_PX = 0.6  # a smaller disagreement is no matter
 
 
@@ -116,9 +116,10 @@ def compare(
     begin = (0.0, 0.0) if first is None else (first.num[cut], first.den[cut])
     blocks = [(num[0] - begin[0], den[0] - begin[1]), (num[1] - num[0], den[1] - den[0])]
     least = EMPTY * last.gain
-    own = grid.window * ((blocks[0][1] > least) & (blocks[1][1] > least))
-    images = [n / xp.maximum(d, least) for n, d in blocks]
     frames = (last.count - (0 if first is None else first.count)) / 2
+    often = (0.5 * frames * last.gain) * grid.window + least  # cells that were seen in most frames of both blocks
+    own = grid.window * ((blocks[0][1] > often) & (blocks[1][1] > often))
+    images = [n / xp.maximum(d, least) for n, d in blocks]
     stack = replace(spectrum, noise=spectrum.noise / np.float32(frames))
     weight = w.weight(stack, 1.0, grid)
     strong = _strong(num[1] / xp.maximum(den[1], least), own, grid)
