@@ -29,7 +29,7 @@ from emstream.segment import load as load_segmenter
 from emstream.source.ahead import ReadAhead
 from emstream.source.correct import load_correction
 from emstream.source.watch import watch
-from emstream.store import Ledger, RunWriter, WriteBehind
+from emstream.store import Ledger, RunRow, RunWriter, WriteBehind
 from emstream.store.reboot import mend_runs
 from emstream.view.latest import Latest
 from emstream.view.shown import DaemonStatus, Shown
@@ -134,7 +134,8 @@ class Daemon:
             self.report.source = self.source
             self.steps = self._make_steps()
             self.sinks = Sinks()
-            self.behind = WriteBehind(self.sinks, self.settings.store.write_behind_mb << 20)
+            self.metrics.store_up.set(1)
+            self.behind = WriteBehind(self.sinks, self.settings.store.write_behind_mb << 20, tell=self._store_up)
             opening.callback(self.behind.close, 30.0)
             if self.settings.view.http:
                 opening.callback(self._serve().stop)
@@ -239,12 +240,17 @@ class Daemon:
     def _open_lane(self, frame: Frame) -> Lane:
         wanted = self.name or run_name(frame, self.source)
         dtype = frame.pixels.dtype.newbyteorder("=")
-        row = self.ledger.run_for(
-            frame.series, wanted, frame.pixels.shape, dtype.name, frame.pixel_size_nm, self._attrs(frame)
-        )
-        writer = RunWriter(self.out, row, self.ledger, self.settings.store, timed=self.metrics.timed)
-        if row.state in ("closed", "recovered"):
-            writer.reopen()
+
+        def begin() -> tuple[RunRow, RunWriter]:
+            row = self.ledger.run_for(
+                frame.series, wanted, frame.pixels.shape, dtype.name, frame.pixel_size_nm, self._attrs(frame)
+            )
+            writer = RunWriter(self.out, row, self.ledger, self.settings.store, timed=self.metrics.timed)
+            if row.state in ("closed", "recovered"):
+                writer.reopen()
+            return row, writer
+
+        row, writer = self.behind.patiently(begin)
         keeper = StoreKeeper(writer, self.behind, self.sinks, self.metrics, self._show, row.pixel_size_nm)
         if row.name not in self.runs:
             self.runs.append(row.name)
@@ -274,6 +280,11 @@ class Daemon:
             "settings": self.settings.as_dict(),
             "device": self.device,
         }
+
+    def _store_up(self, problem: OSError | None) -> None:
+        """Writing pauses, or goes on; told at once, for the loop itself may have to wait."""
+        self.metrics.store_up.set(0 if problem else 1)
+        self._set_status("streaming")
 
     # ---- while it runs -----------------------------------------------------------------------------------------
 
@@ -322,7 +333,8 @@ class Daemon:
         self.metrics.store_free.set(shutil.disk_usage(self.out).free)
         if self.device != "cpu":
             self.metrics.gpu_memory(arrays.free_memory("used", self.device), arrays.free_memory("free", self.device))
-        self._set_status("draining" if self._stop.is_set() else "streaming" if self._fps(now) else "waiting")
+        state = "draining" if self._stop.is_set() else "streaming" if self._fps(now) else "waiting"
+        self._set_status(state)
 
     def _fps(self, now: float) -> float:
         recent = [t for t in list(self._commits) if now - t < 3.0]
@@ -334,7 +346,11 @@ class Daemon:
         segmenter = self.steps.segmenter if hasattr(self, "steps") else None
         self.latest.status(
             DaemonStatus(
-                state="catching up" if state == "waiting" and loop is not None and loop.backlog else state,
+                state="paused"
+                if self.behind.problem is not None
+                else "catching up"
+                if state == "waiting" and loop is not None and loop.backlog
+                else state,
                 seen=self.report.count["seen"],
                 committed=self.committed,
                 segmented=self.segmented,

@@ -81,6 +81,7 @@ class Metrics:
         )
         self.watch_up = Gauge("emstream_watch_up", "1 while file system hints arrive", registry=r)
         self._missed_hints = Counter("emstream_watch_missed_hints", "Files that only the scan found", registry=r)
+        self.store_up = Gauge("emstream_store_up", "1 unless writing pauses: disk full or away", registry=r)
         self.store_free = Gauge("emstream_store_free_bytes", "Free space where the runs are", registry=r)
         self.gpu_up = Gauge("emstream_gpu_up", "1 while a GPU does the work", registry=r)
         self._gpu_memory = Gauge("emstream_gpu_memory_bytes", "GPU memory", ["kind"], registry=r)

@@ -84,7 +84,7 @@ class StoreKeeper:
 
     def reserve(self, origins: Sequence[Origin]) -> list[int | None]:
         """Slots for the next frames; None for one that the run has already."""
-        return self._writer.reserve(origins)
+        return self._behind.patiently(lambda: self._writer.reserve(origins))
 
     def frame(self, slot: int, aligned: Aligned, keep_raw: bool, drift_speed: float) -> None:
         """Store one aligned frame; blocks while the queue is full."""
@@ -181,7 +181,7 @@ class StoreKeeper:
         self._behind.put(lambda: self._write_rows(1 << 62, last()), 0)
         self._behind.drain()
         self._sinks.writers.remove(self._writer)
-        self._writer.close()
+        self._behind.patiently(self._writer.close)
 
     # ---- in the queue's thread -----------------------------------------------------------------------------------
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+log = logging.getLogger("emstream.store")
+T = TypeVar("T")
 WAITING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN)  # may pass by themselves
 
 
@@ -27,14 +30,23 @@ class WriteBehind:
     sink        : flushed after each group
     limit_bytes : `put` waits while more than this is queued; a single larger item is let in alone
     group_bytes : a group is no larger than this (it is held twice while it is compressed)
+    tell        : called with the reason when writing pauses, with None when it goes on; by the thread that writes
 
     When the disk is full or gone, the group is discarded and written anew after a pause of 1, 2, 4 … 60 s, until it
     succeeds; `problem` tells meanwhile. So work must be repeatable. Any other error ends the thread and is raised in
     the next call of the caller.
     """
 
-    def __init__(self, sink: Sink, limit_bytes: int, group_bytes: int = 64 << 20, first_pause_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        limit_bytes: int,
+        group_bytes: int = 64 << 20,
+        first_pause_s: float = 1.0,
+        tell: Callable[[OSError | None], object] = lambda problem: None,
+    ) -> None:
         self._sink = sink
+        self._tell = tell
         self._limit = limit_bytes
         self._group_bytes = group_bytes
         self._pause = first_pause_s
@@ -136,20 +148,43 @@ class WriteBehind:
             work()
         self._sink.flush()
 
+    def patiently(self, act: Callable[[], T]) -> T:
+        """Do it in the caller's thread, again and again while the disk is full or gone; what it returns.
+
+        act    : may be repeated
+        raises : what it raises, when that does not pass by itself or the queue is closed
+        """
+        return self._repeat(act, lambda: None)
+
     def _patiently(self, act: Callable[[], object]) -> None:
-        """Do it, again and again while the disk is full or gone, until it is done or the queue is abandoned."""
-        pause = self._pause
+        """The same for the queue's own work: what was begun is discarded first, and given up when the queue is."""
+        try:
+            self._repeat(act, self._sink.discard)
+        except OSError as error:
+            if error.errno not in WAITING:
+                raise
+
+    def _repeat(self, act: Callable[[], T], undo: Callable[[], object]) -> T:
+        pause, told = self._pause, False
         while True:
             try:
-                act()
+                done = act()
                 break
             except OSError as error:
-                self._sink.discard()
+                undo()
                 if error.errno not in WAITING:
                     raise
                 self.problem = error
+                if not told:
+                    told = True
+                    self._tell(error)
+                    log.warning("writing pauses, frames wait in the camera's files", extra={"reason": str(error)})
                 with self._changed:
                     if self._changed.wait_for(lambda: self._abandoned, pause):
-                        return
+                        raise
                 pause = min(2 * pause, 60.0)
-        self.problem = None
+        if told:
+            self.problem = None
+            self._tell(None)
+            log.info("writing goes on")
+        return done

@@ -123,7 +123,7 @@ class Shown:
 class DaemonStatus:
     """What the daemon says of itself; the page shows it, `/api/status` serves it."""
 
-    state: str = "starting"  # starting | waiting | streaming | catching up | draining | stopped | stored
+    state: str = "starting"  # starting | waiting | streaming | catching up | paused | draining | stopped | stored
     seen: int = 0  # frames, since the start
     committed: int = 0
     segmented: int = 0
