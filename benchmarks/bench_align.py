@@ -1,6 +1,8 @@
-"""Alignment against scikit-image and OpenCV on the same frames: error (2-D rms px, mean error removed) and speed.
+"""Alignment measured: error (2-D rms px, mean error removed, after frame 8) beside what is asked, the bound, and peers.
 
-python benchmarks/bench_align.py [--quick] [--seeds N]
+python benchmarks/bench_align.py [--seeds N] [--first SEED] [--frames T] [--rows WORD …] [--no-peers] [--no-speed]
+Peers: scikit-image, OpenCV and, where it is installed, pystackreg (TurboReg, Thévenaz et al. 1998,
+doi:10.1109/83.650848), each with the mean of the frames that it aligned so far as its reference.
 """
 
 from __future__ import annotations
@@ -13,51 +15,73 @@ from typing import Any
 import cv2
 import numpy as np
 import scipy.ndimage
+from align_scenes import Scene, bound, lattice, shifted_in_fourier, simulated
 from skimage.registration import phase_cross_correlation
 
-from emstream import align, simulate
+from emstream import align, register, segment, simulate
 from emstream.messages import Status
 
-T = 64
+try:
+    from pystackreg import StackReg
+except ImportError:
+    StackReg = None
+
 SETTLED = 8  # frames before the error counts
+FLAGS = (Status.JUMP, Status.BLANK, Status.LOST_LOCK, Status.SUSPECT)
+FLOW: dict[str, Any] = {"flow": (0.5, 0.38), "particles": 30}
+SIM, FOURIER = simulated, shifted_in_fourier
 
-
-def path(kind: str, seed: int) -> np.ndarray | None:
-    """Trajectories that the simulator does not name: (T, 2) px."""
-    r = np.random.default_rng((seed, 77))
-    if kind == "vibration":
-        return np.arange(T)[:, None] * 0.1 + 3 / np.sqrt(2) * r.standard_normal((T, 2))
-    if kind == "steady":
-        return np.arange(T)[:, None] * 1.6 * np.array([0.8, 0.6]) + 0.3 * r.standard_normal((T, 2))
-    return None
-
-
-ROWS: list[tuple[str, dict[str, Any], bool]] = [
-    ("20 e/px", {"dose": 20.0}, False),
-    ("4 e/px", {"dose": 4.0}, False),
-    ("1 e/px", {"dose": 1.0}, False),
-    ("0.5 e/px", {"dose": 0.5}, False),
-    ("hot 1e-4 + pattern 3 %, 4 e/px", {"dose": 4.0, "hot": 1e-4, "gain_rms": 0.03}, False),
-    ("flow 0.63 px/frame, 4 e/px, masks", {"dose": 4.0, "flow": (0.5, 0.38), "particles": 30}, True),
-    ("flow 0.63 px/frame, 4 e/px, no masks", {"dose": 4.0, "flow": (0.5, 0.38), "particles": 30}, False),
-    ("57 px jump, 4 e/px", {"dose": 4.0, "jump": (32, (45.6, -34.2))}, False),
-    ("4 blank frames, 4 e/px", {"dose": 4.0, "blank": (15, 30, 31, 50)}, False),
-    ("vibration 3 px rms, 4 e/px", {"dose": 4.0, "kind": "vibration"}, False),
-    ("steady 1.6 px/frame, 4 e/px", {"dose": 4.0, "kind": "steady"}, False),
+# name, maker, its settings, asked error px, particles left out, whether peers run on it
+Row = tuple[str, Callable[..., Scene], dict[str, Any], float | None, bool, bool]
+ROWS: list[Row] = [
+    ("20 e/px", SIM, {"dose": 20.0}, 0.075, False, True),
+    ("4 e/px", SIM, {"dose": 4.0}, 0.20, False, True),
+    ("1 e/px", SIM, {"dose": 1.0}, 0.42, False, True),
+    ("0.5 e/px", SIM, {"dose": 0.5}, 0.70, False, False),
+    ("20 e/px, second family", FOURIER, {"dose": 20.0}, 0.075, False, False),
+    ("4 e/px, second family", FOURIER, {"dose": 4.0}, 0.20, False, False),
+    ("1 e/px, second family", FOURIER, {"dose": 1.0}, 0.42, False, False),
+    ("0.5 e/px, second family", FOURIER, {"dose": 0.5}, 0.70, False, False),
+    ("hot 1e-4 + pattern 3 %, 4 e/px", SIM, {"dose": 4.0, "hot": 1e-4, "gain_rms": 0.03}, 0.20, False, True),
+    ("the same, second family", FOURIER, {"dose": 4.0, "hot": 1e-4, "gain_rms": 0.03}, 0.20, False, False),
+    ("pattern 10 %, 4 e/px", SIM, {"dose": 4.0, "gain_rms": 0.1}, None, False, False),
+    ("flow 0.63 px/frame, 4 e/px, segmented", SIM, {"dose": 4.0, **FLOW}, 0.35, True, False),
+    ("flow 0.63 px/frame, 20 e/px, segmented", SIM, {"dose": 20.0, **FLOW}, 0.12, True, False),
+    ("flow 0.63 px/frame, 4 e/px, no labels", SIM, {"dose": 4.0, **FLOW}, None, False, True),
+    ("flow 0.63 px/frame, 20 e/px, no labels", SIM, {"dose": 20.0, **FLOW}, None, False, False),
+    ("57 px jump, 4 e/px", SIM, {"dose": 4.0, "kind": "jump"}, 0.20, False, True),
+    ("4 blank frames, 4 e/px", SIM, {"dose": 4.0, "blank": (15, 30, 31, 50)}, 0.23, False, False),
+    ("vibration 3 px rms, 4 e/px", SIM, {"dose": 4.0, "kind": "vibration"}, 0.25, False, True),
+    ("vibration 3 px rms, second family", FOURIER, {"dose": 4.0, "kind": "vibration"}, 0.25, False, False),
+    ("steady 1.6 px/frame, 4 e/px", SIM, {"dose": 4.0, "kind": "steady"}, 0.21, False, False),
+    ("1.5 frame widths and back, 4 e/px", SIM, {"dose": 4.0, "kind": "tour"}, 0.21, False, False),
+    ("lattice 11.3 px, 4 e/px", lattice, {"dose": 4.0}, 0.06, False, True),
+    ("lattice 11.3 px, 1 e/px", lattice, {"dose": 1.0}, 0.12, False, False),
+    ("half the particles fade, 4 e/px", SIM, {"dose": 4.0, "fade": True}, None, False, False),
+    ("the same without fading", SIM, {"dose": 4.0}, None, False, False),
 ]
+LENGTH = {"1.5 frame": 160, "half the": 200, "the same without": 200, "steady": 76, "4 blank": 80}
 
 
-def follow(movie: simulate.Movie, frames: list[np.ndarray], masks: bool) -> tuple[np.ndarray, str]:
-    """emstream's shifts (T, 2), and which frames it flagged."""
-    state, shifts, flags = align.start(movie.shape, movie.dtype), [], []
-    for i, frame in enumerate(frames):
-        exclude = None
-        if masks and i:
-            exclude = align.move((movie.labels(i - 1) > 0).astype(np.uint8), shifts[-1])[0] > 0
+def follow(scene: Scene, particles_left_out: bool) -> tuple[np.ndarray, list[align.Estimate]]:
+    """emstream's shifts (t, 2) on the first frame's anchor, and its estimates."""
+    found: list[align.Estimate] = []
+    shifts, base, exclude, state = [], np.zeros(2), None, None
+    for frame in scene.frames():
+        state = align.start(frame.shape, frame.dtype) if state is None else state
         state, e = align.follow(state, frame, exclude=exclude)
-        shifts.append(e.shift)
-        flags += [f"{f.name} {i}" for f in (Status.JUMP, Status.BLANK, Status.LOST_LOCK) if e.status & f]
-    return np.array(shifts), ", ".join(flags)
+        base = base + (e.link or (0.0, 0.0))
+        shifts.append(base + e.shift)
+        found.append(e)
+        if particles_left_out:
+            exclude = segment(align.move(frame, e.shift)[0]) > 0
+    return np.array(shifts), found
+
+
+def error(shifts: np.ndarray, truth: np.ndarray) -> float:
+    """2-D rms px after `SETTLED` frames, the mean error removed."""
+    e = (shifts - truth)[SETTLED:]
+    return float(np.sqrt(((e - e.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 
 def running(measure: Callable[[np.ndarray, np.ndarray], np.ndarray], frames: list[np.ndarray]) -> np.ndarray:
@@ -81,39 +105,82 @@ def opencv_phase(reference: np.ndarray, moving: np.ndarray) -> np.ndarray:
     return np.array([-y, -x])
 
 
-def error(shifts: np.ndarray, truth: np.ndarray) -> float:
-    """2-D rms px after `SETTLED` frames, the mean error removed."""
-    e = (shifts - truth)[SETTLED:]
-    return float(np.sqrt(((e - e.mean(axis=0)) ** 2).sum(axis=1).mean()))
+def turboreg(reference: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    matrix = StackReg(StackReg.TRANSLATION).register(reference, moving)
+    return -np.array([matrix[1, 2], matrix[0, 2]])
 
 
-def accuracy(seeds: range, peers: bool) -> None:
-    print(
-        "| scene, 512², 64 frames | emstream | scikit-image, running mean | OpenCV, running mean | flagged (last seed) |"
-    )
-    print("|---|---|---|---|---|")
-    for name, settings, masks in ROWS:
-        found: list[list[float]] = [[], [], []]
-        flags = ""
+PEERS: list[Callable[[np.ndarray, np.ndarray], np.ndarray]] = [skimage_cc, opencv_phase]
+if StackReg is not None:
+    PEERS.append(turboreg)
+
+
+def flags(found: list[align.Estimate]) -> str:
+    """Which frames carry which flag, in short: JUMP 32, SUSPECT 8…63."""
+    out = []
+    for flag in FLAGS:
+        at = [i for i, e in enumerate(found) if e.status & flag]
+        if at:
+            out.append(f"{flag.name} {at[0]}…{at[-1]}" if len(at) > 4 else f"{flag.name} {', '.join(map(str, at))}")
+    return "; ".join(out)
+
+
+def accuracy(seeds: range, frames: int, rows: list[Row], peers: bool) -> None:
+    names = [p.__name__ for p in PEERS]
+    print("| scene, 512² | asked | emstream | worst seed | to the bound |", " | ".join(names), "| flagged, each seed |")
+    print("|---" * (6 + len(names)) + "|")
+    sure = wrong = 0
+    for name, make, settings, asked, leave_out, compared in rows:
+        t = next((n for word, n in LENGTH.items() if name.startswith(word)), frames)
+        errors, ratios, told, other = [], [], [], [[] for _ in PEERS]
         for seed in seeds:
-            options = dict(settings)
-            kind = options.pop("kind", "")
-            movie = simulate.movie(T, seed=seed, trajectory=path(kind, seed), **options)
-            frames = list(movie)
-            shifts, flags = follow(movie, frames, masks)
-            found[0].append(error(shifts, movie.shift))
-            if peers and seed == seeds[0]:
-                found[1].append(error(running(skimage_cc, frames), movie.shift))
-                found[2].append(error(running(opencv_phase, frames), movie.shift))
-        cells = [f"{np.median(f):.3f}" if f else "" for f in found]
-        print(f"| {name} | {' | '.join(cells)} | {flags} |", flush=True)
+            scene = make(t, seed, **settings)
+            shifts, found = follow(scene, leave_out)
+            errors.append(error(shifts, scene.shift))
+            limits = [bound(scene.clean, scene.dose, k) ** 2 for k in range(SETTLED, t, max(1, t // 8))]
+            ratios.append(errors[-1] / np.sqrt(np.mean(limits)))
+            told.append(flags(found) or "–")
+            trusted = np.array([e.confidence >= 0.9 for e in found])
+            off = np.hypot(*(shifts - scene.shift).T) > 1
+            sure, wrong = sure + int(trusted.sum()), wrong + int((off & trusted).sum())
+            if compared and peers and seed == seeds[0]:
+                stack = list(scene.frames())
+                for k, measure in enumerate(PEERS):
+                    other[k].append(error(running(measure, stack), scene.shift))
+            if settings.get("hot"):
+                strong = int((scene.hot > scene.dose).sum())
+                told[-1] += f" (defects at frame 16: {found[16].defects} of {strong})"
+            if settings.get("kind") == "tour":
+                ends = (shifts - scene.shift)[-8:].mean(axis=0) - (shifts - scene.shift)[SETTLED : 2 * SETTLED].mean(0)
+                told[-1] += f" (closure {np.hypot(*ends):.2f} px)"
+        told = told[:1] if len(set(told)) == 1 else told
+        cells = [f"{asked}" if asked else "", f"{np.median(errors):.3f}", f"{max(errors):.3f}"]
+        cells += [f"{np.median(ratios):.2f}" if make is not lattice else ""]
+        cells += [f"{o[0]:.3f}" if o else "" for o in other]
+        print(f"| {name} | {' | '.join(cells)} | {' / '.join(told)} |", flush=True)
+    print(
+        f"\nConfidence 0.9 and more: {sure} frames, {wrong} of them off by more than 1 px ({wrong / max(sure, 1):.2%})."
+    )
+
+
+def pairs(seeds: range) -> None:
+    """`emstream.register` on two images without noise, 12.6 px apart."""
+    errors = []
+    for seed in seeds:
+        angle = np.random.default_rng(seed).uniform(0, 2 * np.pi)
+        way = 12.6 * np.array([(0.0, 0.0), (np.sin(angle), np.cos(angle))])
+        movie = simulate.movie(2, dose=1.0, trajectory=way, seed=seed)
+        errors.append(np.hypot(*(register(movie.clean(0), movie.clean(1))[0] - movie.shift[1])))
+    print(
+        f"\n`register`, no noise, 12.6 px: median {np.median(errors):.4f} px, worst {max(errors):.4f} px (asked 0.003)."
+    )
 
 
 def speed() -> None:
     print("\n| frame, uint8 | estimate + move, frames/s |\n|---|---|")
     for n in (512, 1024, 2048, 4096):
-        movie = simulate.movie(4, (n, n), dose=8.0, dtype="uint8", seed=5)
-        frames, state, took = list(movie), align.start((n, n), np.uint8), []
+        scene = simulated(4, 5, shape=(n, n), dose=8.0, dtype="uint8")
+        frames, state, took = list(scene.frames()), align.start((n, n), np.uint8), []
         for i in range(60):
             begin = time.perf_counter()
             state, e = align.follow(state, frames[i % 4])
@@ -123,9 +190,17 @@ def speed() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two seeds, no peers")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=101)
+    parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument("--rows", nargs="*", default=[], help="only rows whose name holds one of these")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--no-speed", action="store_true")
     args = parser.parse_args()
-    accuracy(range(101, 101 + (2 if args.quick else args.seeds)), peers=not args.quick)
-    speed()
+    chosen = [r for r in ROWS if not args.rows or any(word in r[0] for word in args.rows)]
+    seeds = range(args.first, args.first + args.seeds)
+    accuracy(seeds, args.frames, chosen, peers=not args.no_peers)
+    pairs(seeds)
+    if not args.no_speed:
+        speed()

@@ -42,9 +42,10 @@ def frame_mask(exclude: Array, shift: np.ndarray, dilate_px: float, grid: Grid) 
 
 def _widened(cells: Array, radius: int, grid: Grid) -> Array:
     size = 2 * radius + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     if grid.xp is np:
-        wide = cv2.dilate(cells.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+        wide = cv2.dilate(cells.astype(np.uint8), disc)
         return cv2.blur((1 - wide).astype(np.float32), (3, 3))
     nd = ndimage_namespace(grid.xp)
-    wide = nd.maximum_filter(cells.astype(grid.xp.uint8), size)
+    wide = nd.maximum_filter(cells.astype(grid.xp.uint8), footprint=grid.xp.asarray(disc > 0), mode="constant")
     return nd.uniform_filter((1 - wide).astype(grid.xp.float32), 3)
