@@ -260,6 +260,9 @@ def export(
     run: Path,
     out: Annotated[Path, typer.Argument(metavar="OUT.{mp4,gif,csv,parquet,html,tif}")],
     fps: Annotated[float | None, typer.Option(help="Frames a second of the movie.")] = None,
+    canvas: Annotated[
+        str | None, typer.Option(help="Of a tif: common (what every frame covers) or expand (all).")
+    ] = None,
 ) -> None:
     """A movie cropped to what every frame covers, tables, or a report with plots; the suffix decides.
 
@@ -267,7 +270,8 @@ def export(
     """
     from emstream.export import export as write
 
-    typer.echo(str(write(run, out, **({} if fps is None else {"fps": fps}))))
+    options = {"fps": fps, "canvas": canvas}
+    typer.echo(str(write(run, out, **{k: v for k, v in options.items() if v is not None})))
 
 
 @app.command()

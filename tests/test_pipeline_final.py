@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from test_pipeline import Rig, frames_of
 
 from emstream import align, simulate
+from emstream.errors import BadSettings, EmstreamError
+from emstream.export import export
 from emstream.messages import Origin
 from emstream.store import FrameRecord, Ledger, Run, RunWriter, StoreOptions
 from emstream.store.check import check
@@ -142,3 +145,36 @@ def test_a_run_of_an_older_version_is_sound_and_goes_on(tmp_path: Path) -> None:
     assert np.isnan(found[:4]).all()
     np.testing.assert_array_equal(found[4], (1.0, 1.0))
     assert check(tmp_path / "cam.zarr").problems == ()
+
+
+def test_an_expanded_stack_shows_every_pixel_of_every_frame_in_its_place(tmp_path: Path) -> None:
+    far = simulate.movie(24, (SIDE, SIDE), dose=40, drift_per_frame=(1.5, -2.0), jitter=0.2, seed=6)
+    with Ledger(tmp_path) as ledger:
+        row = ledger.run_for("cam", "cam", far.shape, "uint16", None)
+        writer = RunWriter(tmp_path, row, ledger, StoreOptions(low_water_mb=0, keep_raw=True))
+        for i, (frame, shift) in enumerate(zip(far, far.shift)):
+            moved, _ = align.move(frame, tuple(shift))
+            writer.write_frames([FrameRecord(moved, Origin(f"{i}.tif", 0, 1, i, i), float(i), tuple(shift), raw=frame)])
+        writer.close()
+    path = tmp_path / "cam.zarr"
+    export(path, tmp_path / "all.tif", canvas="expand")
+    stack = tifffile.imread(tmp_path / "all.tif")
+    shifts = np.floor(Run(path).column("shift") + 0.5).astype(int)
+    assert stack.shape == (24, *(SIDE + np.ptp(shifts, axis=0)))
+    assert stack.shape[1] > SIDE + 25
+    covered = np.loadtxt(tmp_path / "all.covered.csv", delimiter=",", skiprows=1, dtype=int)
+    for i, y0, y1, x0, x1 in covered.tolist():
+        np.testing.assert_array_equal(stack[i, y0:y1, x0:x1], far.frame(i))
+        assert (y0, x0) == tuple(shifts[i] - shifts.min(axis=0))
+        assert np.count_nonzero(stack[i]) == np.count_nonzero(far.frame(i))
+    assert len(covered) == 24
+
+
+def test_an_expanded_stack_of_a_run_without_raw_frames_says_what_is_missing(
+    movie: simulate.Movie, tmp_path: Path
+) -> None:
+    Rig(tmp_path, segment=False).process(frames_of(movie, 0, 4))
+    with pytest.raises(EmstreamError, match="keep_raw"):
+        export(tmp_path / "cam.zarr", tmp_path / "all.tif", canvas="expand")
+    with pytest.raises(BadSettings, match="canvas"):
+        export(tmp_path / "cam.zarr", tmp_path / "all.tif", canvas="huge")

@@ -38,7 +38,8 @@ def move(pixels: Array, shift: tuple[float, float], mode: Resample = "integer", 
 
     pixels  : (y, x) any real dtype, numpy or cupy; not changed
     shift   : (dy, dx) px; scipy.ndimage.shift(pixels, shift) is what comes out
-    mode    : integer moves by whole(shift) and keeps every count; the others interpolate, round and clip to the dtype
+    mode    : integer moves by whole(shift) and keeps every count; the others interpolate, round and clip to the dtype.
+              What is not finite stays so where it lands and does not spread
     returns : (y, x) of the same dtype, `fill` where nothing covers; the covered Rect
     raises  : BadImage, BadSettings
     """
@@ -56,11 +57,57 @@ def move(pixels: Array, shift: tuple[float, float], mode: Resample = "integer", 
     if mode == "integer":
         dy, dx = whole(shift)
         return _framed(pixels, pixels[y0 - dy : y1 - dy, x0 - dx : x1 - dx], valid, fill, xp), valid
+    bad = ~xp.isfinite(pixels) if xp.issubdtype(pixels.dtype, xp.floating) else None
+    if bad is not None and not bool(bad.any()):
+        bad = None
+    whole_ones = pixels if bad is None else xp.where(bad, _finite_mean(pixels, bad, xp), pixels)
     if mode == "fourier":
-        moved = _fourier(pixels, shift, xp)
+        moved = _fourier(whole_ones, shift, xp)
     else:
-        moved = _spline(pixels, shift, ORDERS[mode], xp)
-    return _framed(pixels, _as(moved[y0:y1, x0:x1], pixels.dtype, xp), valid, fill, xp), valid
+        moved = _spline(whole_ones, shift, ORDERS[mode], xp)
+    inside = _as(moved[y0:y1, x0:x1], pixels.dtype, xp)
+    if bad is not None:
+        touched = _spline(bad.astype(xp.float32), shift, 1, xp)[y0:y1, x0:x1] > 1e-6
+        inside = xp.where(touched, xp.asarray(np.nan, pixels.dtype), inside)
+    return _framed(pixels, inside, valid, fill, xp), valid
+
+
+def union(shape: tuple[int, int], shifts: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The canvas that holds every pixel of every frame: its (y, x) shape, and where its corner lies on the anchor frame.
+
+    shape, shifts : of the frames, (y, x) px; (t, 2) px, all finite
+    raises        : BadImage
+    """
+    if len(shifts) == 0 or not np.isfinite(shifts).all():
+        raise BadImage("a canvas needs shifts that are all finite", "leave out the frames without one")
+    steps = np.floor(np.asarray(shifts, np.float64) + 0.5).astype(int)
+    low, high = steps.min(axis=0), steps.max(axis=0)
+    size = (int(shape[0] + high[0] - low[0]), int(shape[1] + high[1] - low[1]))
+    return size, (int(low[0]), int(low[1]))
+
+
+def place(
+    pixels: Array, shift: tuple[float, float], size: tuple[int, int], corner: tuple[int, int], fill: float = 0
+) -> tuple[Array, Rect]:
+    """The frame, whole, on a larger canvas (see `union`): moved by whole(shift), every count kept -> canvas, covered Rect.
+
+    raises : BadImage when the frame does not fit
+    """
+    dy, dx = whole(shift)
+    y0, x0 = dy - corner[0], dx - corner[1]
+    y1, x1 = y0 + pixels.shape[0], x0 + pixels.shape[1]
+    if y0 < 0 or x0 < 0 or y1 > size[0] or x1 > size[1]:
+        raise BadImage(f"a frame of {pixels.shape} shifted by {shift} lies outside the canvas of {size}", "see union")
+    xp = array_namespace(pixels)
+    out = xp.full(size, fill, pixels.dtype)
+    out[y0:y1, x0:x1] = pixels
+    return out, (y0, y1, x0, x1)
+
+
+def _finite_mean(pixels: Array, bad: Array, xp: Any) -> Array:
+    """Mean of the finite pixels, 0 without one."""
+    good = pixels[~bad]
+    return good.mean() if good.size else xp.asarray(0, pixels.dtype)
 
 
 def _framed(like: Array, inside: Array, valid: Rect, fill: float, xp: Any) -> Array:
@@ -105,10 +152,11 @@ def _fourier(pixels: Array, shift: tuple[float, float], xp: Any) -> Array:
     """The band-limited shift, on a mirrored frame so that the edges do not ring."""
     fft = fft_namespace(xp)
     h, w = pixels.shape
-    work = xp.pad(pixels.astype(xp.float32), ((0, h), (0, w)), mode="symmetric")
-    fy = xp.asarray(np.fft.fftfreq(2 * h), dtype=xp.float32)[:, None]
-    fx = xp.asarray(np.fft.rfftfreq(2 * w), dtype=xp.float32)[None]
+    exact = pixels.dtype.itemsize >= 4  # float32 holds 16-bit counts, not 32-bit ones
+    work = xp.pad(pixels.astype(xp.float64 if exact else xp.float32), ((0, h), (0, w)), mode="symmetric")
+    fy = xp.asarray(np.fft.fftfreq(2 * h))[:, None]
+    fx = xp.asarray(np.fft.rfftfreq(2 * w))[None]
     spectrum = fft.rfft2(work)
-    spectrum *= xp.exp(-2j * np.pi * (fy * shift[0])).astype(xp.complex64)
-    spectrum *= xp.exp(-2j * np.pi * (fx * shift[1])).astype(xp.complex64)
+    spectrum *= xp.exp(-2j * np.pi * (fy * shift[0])).astype(spectrum.dtype)
+    spectrum *= xp.exp(-2j * np.pi * (fx * shift[1])).astype(spectrum.dtype)
     return fft.irfft2(spectrum, s=(2 * h, 2 * w))[:h, :w]

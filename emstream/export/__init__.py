@@ -23,7 +23,7 @@ KINDS = {  # suffix → room, function
 def export(run_path: str | Path, out_path: str | Path, **options: Any) -> Path:
     """Write a run as what the suffix of `out_path` says: mp4, gif, csv, parquet, html or tif.
 
-    options : fps (movies): frames a second
+    options : fps (movies): frames a second; canvas (tif): common or expand, see `stack.tif`
     returns : the file that was written
     raises  : NotARun, BadSettings (unknown suffix), EmstreamError (the run has no frame, or the place cannot be written)
     """
@@ -32,6 +32,8 @@ def export(run_path: str | Path, out_path: str | Path, **options: Any) -> Path:
     out = Path(out_path)
     if out.suffix.lower() not in KINDS:
         raise BadSettings(f"export cannot write {out.suffix or 'a file without suffix'}", f"use {', '.join(KINDS)}")
+    if "canvas" in options and KINDS[out.suffix.lower()][0] != "stack":
+        raise BadSettings(f"a canvas for {out.suffix}", "only a tif has one")
     run = Run(run_path)
     if run.n == 0:
         raise EmstreamError(f"{run_path} holds no frame yet")
