@@ -86,4 +86,5 @@ def _options(attrs: Mapping[str, Any]) -> SourceOptions:
     """How the run's files were read: what its settings say, as far as this version knows them."""
     told = attrs.get("settings", {}).get("source", {})
     known = {f.name for f in dataclasses.fields(SourceOptions)}
-    return SourceOptions(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in known})
+    chosen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in known}
+    return SourceOptions(**chosen)

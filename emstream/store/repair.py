@@ -120,8 +120,8 @@ class _Frame:
 
     def _moved(self) -> np.ndarray:
         """The frame as it was stored: from raw/0, or from its source, moved as it was then."""
-        shift = self.run.column("shift")[self.i] if self.row is None or self.row.get("dy") is None else None
-        dy, dx = (self.row["dy"], self.row["dx"]) if shift is None and self.row is not None else shift
+        row = self.row or {}
+        dy, dx = (row[k] for k in ("dy", "dx")) if row.get("dy") is not None else self.run.column("shift")[self.i]
         settings = self.run.attrs.get("settings", {}).get("align", {})
         errors = []
         for source in (self._kept, self._raw):
