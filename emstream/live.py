@@ -29,7 +29,7 @@ from emstream.segment import load as load_segmenter
 from emstream.source.ahead import ReadAhead
 from emstream.source.correct import load_correction
 from emstream.source.watch import watch
-from emstream.store import Ledger, RunRow, RunWriter, WriteBehind
+from emstream.store import Ledger, RunRow, RunWriter, WriteBehind, tables
 from emstream.store.reboot import mend_runs
 from emstream.view.latest import Latest
 from emstream.view.shown import DaemonStatus, Shown
@@ -199,6 +199,7 @@ class Daemon:
             segmenter.warm_up((1024, 1024))
         for room, door in ((align, "follow"), (align, "move"), (measure, "link")):
             getattr(room, door)  # its libraries are loaded now, not while the first frames wait
+        tables.warm_up()
         self.metrics.gpu_up.set(0 if self.device == "cpu" else 1)
         return Steps(
             align=s.align, measure=s.measure, segmenter=segmenter, device=self.device,

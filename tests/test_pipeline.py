@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,9 @@ class Threshold:
         smooth = ndimage.gaussian_filter(pixels[y0:y1, x0:x1].astype(np.float32), 1.5)
         labels[y0:y1, x0:x1], _ = ndimage.label(smooth < 0.85 * np.median(smooth))
         return Labelled(labels, self.name, self.sha256)
+
+    def look(self, pixels: np.ndarray, **told: Any) -> Callable[[], Labelled]:
+        return lambda: self(pixels, **told)
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         pass

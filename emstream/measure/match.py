@@ -38,7 +38,7 @@ def overlaps(before: Array, after: Array, old: np.ndarray, new: np.ndarray) -> O
         return Overlaps(none, none, none)
     xp = array_namespace(before, after)
     a, b = before.ravel(), after.ravel()
-    both = xp.flatnonzero((a > 0) & (b > 0))
+    both = xp.flatnonzero(xp.logical_and(a, b))
     width = int(new.max()) + 1
     inside = b[both] < width
     both = both[inside]

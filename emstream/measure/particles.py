@@ -46,26 +46,25 @@ def particles(
         )
     xp = array_namespace(labels)
     y0, y1, x0, x1 = valid or (0, labels.shape[0], 0, labels.shape[1])
-    framed = _framed(xp, labels[y0:y1, x0:x1], xp.int32, _OUTSIDE)
+    small = xp.int16 if int(labels.max(initial=0)) < 1 << 15 else xp.int32  # half of the memory to pass through
+    framed = _framed(xp, labels[y0:y1, x0:x1], small, _OUTSIDE)
     flat, width = framed.ravel(), framed.shape[1]
     values = None if pixels is None else _framed(xp, pixels[y0:y1, x0:x1], pixels.dtype, 0).ravel()
-    turn = xp.flatnonzero(flat[1:] != flat[:-1]) + 1  # where runs of one label begin, row by row
-    begin, end = turn[:-1], turn[1:]
-    own = flat[begin]
-    runs = xp.flatnonzero(own > 0)
-    if runs.size == 0:
+    inside = xp.flatnonzero(flat > 0)  # everything below looks at these pixels alone
+    if inside.size == 0:
         return _columns(*np.empty((11, 0)))
-    begin, end, own = begin[runs], end[runs], own[runs]
-    names, place = _dense(xp, own)
-    n = len(names)
+    own = flat[inside]
+    first, last = flat[inside - 1] != own, flat[inside + 1] != own  # of a run of one label in a row
+    begin, end = inside[first], inside[last] + 1
+    names, place = _dense(xp, own[first])
+    index, n = place(own), len(names)
     origin = (y0 - _FRAME, x0 - _FRAME)
-    area, cy, cx, *moments = _moments(xp, begin, end, place(own), n, width, origin)
+    area, cy, cx, *moments = _moments(xp, begin, end, index[first], n, width, origin)
     if values is None:
         integrated = xp.full(n, xp.nan)
     else:
-        inside = xp.flatnonzero(flat > 0)
-        integrated = xp.bincount(place(flat[inside]), weights=values[inside], minlength=n)
-    perimeter, cut, around = _outline(xp, flat, values, turn, place, width, n)
+        integrated = xp.bincount(index, weights=values[inside], minlength=n)
+    perimeter, cut, around = _outline(xp, flat, values, inside, own, index, width, n)
     table = [area, cy + shift_rest[0], cx + shift_rest[1], *moments, perimeter, cut, integrated, around, names]
     return _columns(*to_host(xp.stack([c.astype(xp.float64) for c in table])))
 
@@ -111,29 +110,29 @@ def _moments(
 
 
 def _outline(
-    xp: Any, flat: Array, values: Array | None, turn: Array, place: Callable[[Array], Array], width: int, n: int
+    xp: Any, flat: Array, values: Array | None, inside: Array, own: Array, index: Array, width: int, n: int
 ) -> tuple[Array, Array, Array]:
     """Perimeter (n,) px; cut (n,), > 0 where uncovered pixels are next; mean of the surroundings (n,), NaN if none.
 
+    inside, own, index : the particles' pixels, their labels, and the labels' positions in the table
     The outline is crossed along rows, columns and both diagonals; each crossing also looks `_RING` px further on.
     """
     perimeter, cut, number, brightness = xp.zeros(n), xp.zeros(n), xp.zeros(n), xp.zeros(n)
     for step in (1, width, width + 1, width - 1):
-        near = turn - 1 if step == 1 else xp.flatnonzero(flat[step:] != flat[:-step])
         straight = step in (1, width)
-        for at, towards in ((near, step), (near + step, -step)):
-            own = flat[at]
-            mine = xp.flatnonzero(own > 0)
-            at, index = at[mine], place(own[mine])
-            perimeter += xp.bincount(index, minlength=n) * (1.0 if straight else math.sqrt(0.5))
+        for towards in (step, -step):
+            beyond = flat[inside + towards]
+            edge = xp.flatnonzero(beyond != own)
+            at, of = inside[edge], index[edge]
+            perimeter += xp.bincount(of, minlength=n) * (1.0 if straight else math.sqrt(0.5))
             if straight:
-                cut += xp.bincount(index, weights=flat[at + towards] == _OUTSIDE, minlength=n)
+                cut += xp.bincount(of, weights=beyond[edge] == _OUTSIDE, minlength=n)
             if values is not None:
                 there = at + _RING * towards
                 background = xp.flatnonzero(flat[there] == 0)
-                index, there = index[background], there[background]
-                number += xp.bincount(index, minlength=n)
-                brightness += xp.bincount(index, weights=values[there], minlength=n)
+                of, there = of[background], there[background]
+                number += xp.bincount(of, minlength=n)
+                brightness += xp.bincount(of, weights=values[there], minlength=n)
     around = brightness / xp.where(number > 0, number, xp.nan)
     return perimeter * (math.pi / 8), cut, around
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,9 @@ from emstream.source.correct import Correction
 Tables: TypeAlias = dict[str, Mapping[str, np.ndarray]]  # table name → rows, physical units
 
 MEMORY = 32 << 20  # bytes of aligned frames kept for a branch that lags a little; older ones come from the store
-SAVE_EVERY_S = 2.0  # how often the drift and track state is written, so that a restart goes on where it was
+SAVE_EVERY_S = 5.0  # how often the drift and track state is written, so that a restart goes on where it was
+SAVE_EVERY = 100  # or after so many frames, when they come fast
+SAVE_LEAST_S = 1.0
 SMALLEST = 32  # px a side; smaller frames are stored as they are
 REPLAY = 200  # most stored frames that the aligner sees again after a restart without saved state
 
@@ -60,8 +63,8 @@ class Result:
 class Keeper(Protocol):
     """Where a lane's results go: the store's write-behind queue, or memory. Calls keep their order.
 
-    What `labels`, `state` and `close` are given is called once, in that order, behind the loop: particles are measured
-    and tracked there, while the loop aligns and segments the next frames.
+    What `labels`, `state` and `close` are given is called once, in that order, behind the loop: the network's maps are
+    taken apart there, particles are measured and tracked, while the loop aligns the next frames and looks at them.
     """
 
     name: str
@@ -78,6 +81,22 @@ class Keeper(Protocol):
     def read_labels(self, slot: int) -> Labelled: ...
     def drop_rows_from(self, frame: int, living: np.ndarray, next_track: int) -> None: ...
     def close(self, last: Callable[[], Tables]) -> None: ...
+
+
+class Once:
+    """Labels that are made once, by whoever needs them first: the queue's thread, or the aligner for the next frame."""
+
+    def __init__(self, make: Callable[[], Labelled]) -> None:
+        self._make: Callable[[], Labelled] | None = make
+        self._made: Labelled | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Labelled:
+        with self._lock:
+            if self._made is None:
+                assert self._make is not None
+                self._made, self._make = self._make(), None
+            return self._made
 
 
 class Lane:
@@ -98,13 +117,11 @@ class Lane:
         self._finals: dict[int, tuple[float, float]] = {}  # became final with the newest frame
         self._tracks: Any = measure.start_tracks(steps.measure)
         self._memory: OrderedDict[int, Aligned] = OrderedDict()
-        self._peeked: dict[
-            int, Labelled | None
-        ] = {}  # segmented before their turn; None = only the store has the labels
+        self._peeked: dict[int, Once | None] = {}  # looked at before their turn; None = only the store has the labels
         self._waiting: dict[int, tuple[float, float]] = {}  # for the branch: drift speed, px/s; when the file was whole
-        self._particles: Array | None = None  # the newest labels, for the aligner
+        self._particles: Once | None = None  # of the newest frame that was looked at, for the aligner
         self._before: tuple[float, float, float] | None = None  # time, dy, dx of the frame before
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved = time.monotonic(), self.kept
         if self.kept:
             self._resume()
 
@@ -131,7 +148,8 @@ class Lane:
             else:
                 self._remember(slot, aligned)
                 self._waiting[slot] = speed, frame.closed_at
-        if time.monotonic() - self._saved_at > SAVE_EVERY_S:
+        waited = time.monotonic() - self._saved_at
+        if waited > SAVE_EVERY_S or (waited > SAVE_LEAST_S and self.kept - self._saved >= SAVE_EVERY):
             self.save()
 
     def _align(self, frame: Frame, slot: int) -> Aligned:
@@ -140,7 +158,9 @@ class Lane:
             self._finals[slot] = (0.0, 0.0)
             return Aligned(frame, pixels, (0.0, 0.0), 1.0, 0, self._late(frame), align.covered(self.shape, (0.0, 0.0)))
         try:
-            self._drift, e = align.follow(self._started(pixels), pixels, exclude=self._particles)
+            self._drift, e = align.follow(
+                self._started(pixels), pixels, exclude=self._particles().labels > 0 if self._particles else None
+            )
         except BadImage:  # nothing finite in it: it is kept where the one before lay
             _, *before = self._before or (0.0, 0.0, 0.0)
             shift = self._finals[slot] = (before[0], before[1])
@@ -200,10 +220,9 @@ class Lane:
         labelled = self._segment(aligned)
         for old in [s for s, kept in self._peeked.items() if kept is not None][: -2 or None]:
             self._peeked[old] = None
-        self._peeked[slot] = labelled
-        self._particles = labelled.labels > 0
+        self._peeked[slot] = self._particles = labelled
         speed, _ = self._waiting.get(slot, (math.nan, 0.0))
-        self.keeper.labels(lambda: (self._first_look(slot, aligned, labelled, speed), None), labelled.labels.nbytes)
+        self.keeper.labels(lambda: (self._first_look(slot, aligned, labelled(), speed), None), 4 * aligned.pixels.size)
 
     def advance(self) -> None:
         """Segment, measure and track the oldest frame that waits."""
@@ -214,19 +233,35 @@ class Lane:
             aligned = self.keeper.read(slot)
             aligned = replace(aligned, frame=replace(aligned.frame, closed_at=closed_at))
         ahead_of_turn = slot in self._peeked
-        labelled = self._peeked.pop(slot, None) or (
-            self.keeper.read_labels(slot) if ahead_of_turn else self._segment(aligned)
-        )
+        labelled = self._peeked.pop(slot, None)
+        if labelled is None and ahead_of_turn:
+            stored = self.keeper.read_labels(slot)
+            labelled = Once(lambda: stored)
+        elif labelled is None:
+            labelled = self._segment(aligned)
+        seen = labelled
         self.linked = slot + 1
         if not self._peeked:
-            self._particles = labelled.labels > 0
-        self.keeper.labels(lambda: self._follow(slot, aligned, labelled, speed), labelled.labels.nbytes)
+            self._particles = seen
+        self.keeper.labels(lambda: self._follow(slot, aligned, seen(), speed), 4 * aligned.pixels.size)
 
-    def _segment(self, aligned: Aligned) -> Labelled:
+    def _segment(self, aligned: Aligned) -> Once:
+        """Let the network look at a frame; its particles are made of that later."""
         segmenter = self.steps.segmenter
         assert segmenter is not None
-        with self.metrics.timed("segment"):
-            return segmenter(self._corrected(aligned), valid=aligned.valid, pixel_size_nm=aligned.frame.pixel_size_nm)
+        began = time.perf_counter()
+        particles = segmenter.look(
+            self._corrected(aligned), valid=aligned.valid, pixel_size_nm=aligned.frame.pixel_size_nm
+        )
+        looked = time.perf_counter() - began
+
+        def finish() -> Labelled:
+            again = time.perf_counter()
+            labelled = particles()
+            self.metrics.took("segment", looked + time.perf_counter() - again)
+            return labelled
+
+        return Once(finish)
 
     def _corrected(self, aligned: Aligned) -> Array:
         """(counts - dark) * gain, the references moved as the frame was; the counts themselves without references."""
@@ -278,7 +313,7 @@ class Lane:
 
     def save(self) -> None:
         """Write the state of drift and tracks behind the frames that it belongs to."""
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved = time.monotonic(), self.kept
         kept, drift = self.kept, self._drift
 
         def make() -> dict[str, np.ndarray]:
@@ -316,7 +351,8 @@ class Lane:
             }
             self._tracks = measure.load(part["tracks."], self.steps.measure)
             if self._tracks.labels is not None:
-                self._particles = arrays.to_device(self._tracks.labels > 0, self.steps.device)
+                labels = Labelled(arrays.to_device(self._tracks.labels, self.steps.device), "", "")
+                self._particles = Once(lambda: labels)
             if part["drift."]:
                 self._drift = align.load(part["drift."], self.steps.align, arrays.namespace_of(self.steps.device))
         if self._aligned:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from emstream.errors import BadSettings, ModelBroken
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from emstream.messages import Array, Labelled, PixelSize, Rect
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -30,7 +32,7 @@ class SegmentOptions:
     min_diameter_px: float = 3.0  # equivalent diameter below which a particle is dropped
     min_diameter_nm: float = 0.0  # the same in nm, where the pixel size is known; the stricter one holds
     settle_frames: int = 8  # frames after which the classical method only follows slowly
-    judge_every: int = 8  # compare network and classical method each so many frames; 0 = never
+    judge_every: int = 32  # compare network and classical method each so many frames; 0 = never
 
 
 class Segmenter(Protocol):
@@ -47,6 +49,15 @@ class Segmenter(Protocol):
         pixel_size_nm : (y, x) nm per px; only used for `min_diameter_nm`
         returns       : Labelled; labels (y, x) int32, 1…n without gaps, 0 = background
         raises        : BadImage
+        """
+        ...
+
+    def look(
+        self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None
+    ) -> Callable[[], Labelled]:
+        """The same in two parts: what the network sees now, and a function that makes particles of it.
+
+        The function is called once for each frame, nearly in the frames' order; that may be in another thread.
         """
         ...
 

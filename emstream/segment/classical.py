@@ -7,6 +7,7 @@ independent, so noise and granular film become no particles.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -50,6 +51,12 @@ class Classical:
     def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
         labels, self.state = segment(to_host(pixels), self.state, self.options, valid, pixel_size_nm)
         return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256)
+
+    def look(
+        self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None
+    ) -> Callable[[], Labelled]:
+        labelled = self(pixels, valid=valid, pixel_size_nm=pixel_size_nm)
+        return lambda: labelled
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         segment(np.zeros(shape, dtype), ClassicalState(), self.options)

@@ -65,32 +65,33 @@ def grow(foreground: np.ndarray, cores: np.ndarray) -> np.ndarray:
     whole = components(foreground)
     seeds = components(cores & foreground)
     n = int(whole.max())
+    on = np.flatnonzero(seeds)
     owner = np.zeros(int(seeds.max()) + 1, np.int64)  # the component that a core lies in
-    owner[seeds.ravel()] = whole.ravel()
+    owner[seeds.ravel()[on]] = whole.ravel()[on]
     per_component = np.bincount(owner[1:], minlength=n + 1)
     if per_component.max(initial=0) < 2:
         return whole
-    nearest = _nearest_core(seeds)
-    several = per_component[whole] > 1
+    inside = np.flatnonzero((per_component > 1)[whole])
+    nearest, at = _nearest_core(seeds, on, inside), whole.ravel()[inside]
     first = np.zeros(n + 1, np.int64)
     first[owner[:0:-1]] = np.arange(len(owner) - 1, 0, -1)  # for pixels whose nearest core is another component's
-    mine = np.where(owner[nearest] == whole, nearest, first[whole])
-    labels = np.where(several, mine + n, whole)
+    labels = whole.copy()
+    labels.ravel()[inside] = np.where(owner[nearest] == at, nearest, first[at]) + n
     return renumber(labels, np.bincount(labels.ravel()) > 0)
 
 
 def reach_out(labels: np.ndarray) -> np.ndarray:
     """Labels that spread by a pixel into the background: what their enlarged edges can cover."""
-    wide = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8))  # cv2 dilates no int32
-    return np.where(labels > 0, labels, wide).astype(np.int32)
+    kind = np.uint16 if labels.max(initial=0) < 1 << 16 else np.float32  # cv2 dilates no int32
+    labels = labels.astype(kind)
+    return np.where(labels > 0, labels, cv2.dilate(labels, np.ones((3, 3), np.uint8)))
 
 
-def _nearest_core(seeds: np.ndarray) -> np.ndarray:
-    """For each pixel the number of the nearest seed."""
+def _nearest_core(seeds: np.ndarray, on: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """For the pixels `inside` (flat indices) the number of the nearest seed; `on` are the seeds' own pixels."""
     _, zone = cv2.distanceTransformWithLabels(
         (seeds == 0).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP
     )
-    on = seeds > 0
     name = np.zeros(int(zone.max()) + 1, seeds.dtype)  # cv2 numbers the zones in its own order
-    name[zone[on]] = seeds[on]
-    return np.asarray(name[zone])
+    name[zone.ravel()[on]] = seeds.ravel()[on]
+    return np.asarray(name[zone.ravel()[inside]])

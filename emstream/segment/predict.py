@@ -53,15 +53,24 @@ class Network:
         self._frames, self._agreement, self._rival = 0, float("nan"), ClassicalState()
 
     def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
+        return self.look(pixels, valid=valid, pixel_size_nm=pixel_size_nm)()
+
+    def look(
+        self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None
+    ) -> Callable[[], Labelled]:
         if pixels.ndim != 2 or min(pixels.shape) < 8:
             raise BadImage(f"a frame is (y, x) with at least 8 px a side, not {tuple(pixels.shape)}")
         image = self._working_image(pixels)
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
         image, seen, maps = self._maps(image, valid, shape)
-        small = scaled(valid, shape, size(image))
-        labels = instances(maps, seen.cpu().numpy(), shape, self.options, valid, pixel_size_nm)
-        self._judge(image, maps[0], small)
-        return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256, self._agreement)
+        xp = array_namespace(pixels)
+
+        def particles() -> Labelled:
+            labels = instances(maps, seen.cpu().numpy(), shape, self.options, valid, pixel_size_nm)
+            self._judge(image, maps[0], scaled(valid, shape, size(image)))
+            return Labelled(xp.asarray(labels), self.name, self.sha256, self._agreement)
+
+        return particles
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         small = working_shape(shape, self.options.long_side_px)
@@ -170,9 +179,10 @@ def instances(
         return drop_small(np.where(cover(small, valid), found, 0), least)
     by = shape[0] * shape[1] / found.size
     found = drop_small(found, least / by)
-    labels = cv2.resize(reach_out(found), shape[::-1], interpolation=cv2.INTER_NEAREST)
-    mask = cover(enlarge(maps[0], shape) > options.threshold, valid)
-    labels = cv2.copyTo(labels, mask.view(np.uint8))
+    nearest = cv2.resize(reach_out(found), shape[::-1], interpolation=cv2.INTER_NEAREST)
+    eight_bit = enlarge(cv2.convertScaleAbs(maps[0], alpha=255), shape)  # four times faster than in float32
+    mask = cover(eight_bit > int(255 * options.threshold), valid)
+    labels = cv2.copyTo(nearest, mask.view(np.uint8)).astype(np.int32)
     inside = np.where(cover(small, scaled(valid, shape, small.shape)), found, 0)
     safe = np.bincount(inside.ravel(), minlength=int(found.max()) + 1)[1:] * by > 2 * least + 16
     return labels if safe.all() else drop_small(labels, least)  # to count at full size costs more than all of the above

@@ -22,12 +22,15 @@ def reduce(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         finite = image[np.isfinite(image)]
         image = np.where(np.isfinite(image), image, np.median(finite) if finite.size else np.float32(0))
     if shape != image.shape:
+        half = (image.shape[0] // 2, image.shape[1] // 2)
+        if image.shape[0] % 2 == image.shape[1] % 2 == 0 and shape[0] <= half[0] and shape[1] <= half[1]:
+            image = cv2.resize(image, half[::-1], interpolation=cv2.INTER_AREA)  # a fast path of cv2, the rest is small
         image = cv2.resize(np.ascontiguousarray(image), shape[::-1], interpolation=cv2.INTER_AREA)
     return image.astype(np.float32, copy=False)
 
 
 def enlarge(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A map (y, x) float32 at the frame's shape, bilinear."""
+    """A map (y, x) at the frame's shape, bilinear."""
     return image if image.shape == shape else cv2.resize(image, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 

@@ -35,7 +35,8 @@ class TableWriter:
         self._schema = pa.schema([(name, _arrow(dtype)) for name, dtype in schema.items()])
         self._flush_s, self._fsync = flush_s, fsync
         self._flushed_at = time.monotonic()
-        self._new: list[pa.Table] = []  # rows that are in no file yet
+        self._new: list[dict[str, np.ndarray]] = []  # rows that are in no file yet; many small arrow tables are slow
+        self._rows = 0  # how many
         self._head: list[pa.Table] = []  # rows of the newest part, one table for each flush
         self.path.mkdir(parents=True, exist_ok=True)
         if fsync:
@@ -54,15 +55,21 @@ class TableWriter:
         missing = [name for name in self._schema.names if name not in columns]
         if missing:
             raise ValueError(f"{self.path.name}: rows without {', '.join(missing)}")
-        rows = self._conform(_table({name: columns[name] for name in self._schema.names}))
-        if rows.num_rows:
+        rows = {name: np.asarray(columns[name]) for name in self._schema.names}
+        lengths = {len(v) for v in rows.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"{self.path.name}: columns of {sorted(lengths)} rows")
+        n = lengths.pop()
+        if n:
             self._new.append(rows)
-        many = sum(t.num_rows for t in self._new) >= ROWS_PER_PART
-        if many or time.monotonic() - self._flushed_at >= self._flush_s:
+            self._rows += n
+        if self._rows >= ROWS_PER_PART or time.monotonic() - self._flushed_at >= self._flush_s:
             try:
                 self.flush()
             except OSError:
-                self._new = self._new[:-1] if rows.num_rows else self._new
+                if n:
+                    self._new.pop()
+                    self._rows -= n
                 raise
 
     def flush(self) -> None:
@@ -71,10 +78,11 @@ class TableWriter:
         raises : OSError; nothing is lost, the next flush writes the same rows
         """
         if self._new:
-            head = [*self._head, pa.concat_tables(self._new)]
+            joined = {name: np.concatenate([rows[name] for rows in self._new]) for name in self._schema.names}
+            head = [*self._head, self._conform(_table(joined))]
             part = pa.concat_tables(head)
             self._write(_part(self.path, self._number), part)
-            self._head, self._new = head, []
+            self._head, self._new, self._rows = head, [], 0
             if len(head) >= FLUSHES_PER_PART or part.num_rows >= ROWS_PER_PART:
                 self._head = []
                 self._number += 1
@@ -105,6 +113,11 @@ class TableWriter:
             for f in self._schema
         ]
         return pa.Table.from_arrays(columns, schema=self._schema)
+
+
+def warm_up() -> None:
+    """Load now what arrow loads with its first array (pandas): nearly a second."""
+    pa.array(np.zeros(1))
 
 
 def write_table(path: Path, columns: Mapping[str, Any], fsync: bool = False) -> None:
