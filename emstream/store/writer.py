@@ -328,10 +328,13 @@ class RunWriter:
         """Once in a life: a power cut may have left some of them."""
         if self._folders_made:
             return
+        made = {self.path.parent, self.path}
         for array in (*self.layout.images(), *(f"frames/{name}" for name in layout.COLUMNS), "tables"):
-            (self.path / array).mkdir(parents=True, exist_ok=True)
+            folder = self.path / array
+            folder.mkdir(parents=True, exist_ok=True)
+            made |= {folder, *(self.path / p for p in Path(array).parents)}
         if self.options.fsync:  # a synced chunk is of no use in a folder that a power cut takes away
-            for folder in (self.path.parent, self.path, *(f for f in self.path.rglob("*") if f.is_dir())):
+            for folder in sorted(made):
                 sync_folder(folder)
         self._folders_made = True
 
