@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from device_stand_in import device  # noqa: F401
+
 from emstream import align, simulate
 
 

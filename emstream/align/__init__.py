@@ -42,7 +42,7 @@ class AlignOptions:
     grid: int = 0  # longest side of the estimation grid; 0 = 256, or 512 on a GPU and from 4096 px on
     memory: int = 200  # frames after which the running reference forgets
     jitter_px: float = 0.5  # expected vibration per axis before it has been learnt
-    drift_noise_px: float = 0.04  # change of the drift speed from frame to frame, px per frame
+    drift_noise_px: float = 0.02  # change of the drift speed from frame to frame, px per frame
     dilate_px: float = 6.0  # excluded particles are widened by this much
     defects: bool = True  # find hot and dead pixels while running
     dose_low: float = 0.2  # a frame below this share of the running dose is blank

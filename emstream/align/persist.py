@@ -56,6 +56,7 @@ def dump(state: DriftState) -> dict[str, np.ndarray]:
         "suspect": state.witness.suspect,
         "doubts": state.witness.doubts,
         "agreed": state.witness.agreed,
+        "strain": state.witness.strain,
         "marks": [[m.count, *m.origin, m.gain] for m in state.witness.marks],
     }
     out = {
@@ -138,7 +139,7 @@ def load(arrays: Mapping[str, np.ndarray], options: AlignOptions | None = None, 
         frame=v["frame"],
         base=tuple(v["base"]),
         settling=v["settling"],
-        witness=Witness(_marks(arrays, v["marks"], xp), v["suspect"], v["doubts"], v["agreed"]),
+        witness=Witness(_marks(arrays, v["marks"], xp), v["suspect"], v["doubts"], v["agreed"], v["strain"]),
     )
 
 

@@ -24,6 +24,7 @@ from emstream.errors import BadImage
 from emstream.messages import Array, Status
 
 FADED = 0.2  # of the usual height: a peak so low is a chance one
+LEAPT = 16.0  # a shift that no prediction guarded may be this much worse, in variance, than its noise says
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +148,7 @@ def _first(state: DriftState, x: Array, dose: float, status: Status) -> tuple[Dr
 def _predicted(state: DriftState, why: Status, dose: float, found: Found | None = None) -> tuple[DriftState, Estimate]:
     """A frame that is not believed: the prediction stands, the reference stays as it is."""
     mean, cov = expected(state.track)
-    sigma = math.sqrt(float(np.trace(cov)) / 2 + state.settling)
+    sigma = math.sqrt(float(np.trace(cov)) / 2 + state.settling + state.witness.strain)
     sure = trusted(state.witness, state.canvas.count, 0.5 * confidence(sigma, 0.0, 1.0))
     z, measured = (found.z, found.shift) if found else (0.0, mean)
     return state, _estimate(state, mean, sure, why | Status.REJECTED, sigma, z, measured, dose)
@@ -180,12 +181,12 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
     else:
         track, best, cov = take(state.track, found.shift, found.noise)
     joined = float(np.trace(cov)) / 2
-    sigma = math.sqrt(joined + state.settling)
+    sigma = math.sqrt(joined + state.settling + state.witness.strain)
     state = replace(
         state,
         track=track,
         settling=state.settling
-        + (4 if leapt else 1) * joined / (state.canvas.count + 1) ** 2,  # it drags the mean along
+        + (LEAPT if leapt else 1) * joined / (state.canvas.count + 1) ** 2,  # it drags the mean along
         canvas=_admit(state, moving, window, best),
         missed=0,
         level=found.z if state.level == 0 else 0.9 * state.level + 0.1 * found.z,

@@ -55,6 +55,7 @@ class Witness:
     suspect: bool = False
     doubts: int = 0  # checks in a row that found several motions
     agreed: int = 0  # checks in a row that found one
+    strain: float = 0.0  # px² per axis: what blocks that disagreed may have left in the reference
 
     def due(self, count: int) -> bool:
         """Whether a check, or a mark, is due after `count` frames."""
@@ -83,7 +84,7 @@ def attend(t: Witness, canvas: Canvas, at: tuple[int, int], spectrum: Spectrum, 
     kept = replace(t, marks=(mark,) if canvas.count < 2 * BLOCK else (t.marks[-1], mark))
     if canvas.count > OFTEN and canvas.count % (2 * BLOCK) and not (t.suspect or t.doubts):
         return kept
-    return _judged(kept, compare(first, t.marks[-1], mark, at, spectrum, grid))
+    return _judged(kept, compare(first, t.marks[-1], mark, at, spectrum, grid), min(1.0, 2 * BLOCK / canvas.count))
 
 
 def trusted(t: Witness, count: int, sure: float) -> float:
@@ -93,11 +94,13 @@ def trusted(t: Witness, count: int, sure: float) -> float:
     return min(sure, 0.85) if t.doubts or (t.agreed < ENOUGH and count < 2 * BLOCK) else sure
 
 
-def _judged(t: Witness, answers: list[Answer]) -> Witness:
+def _judged(t: Witness, answers: list[Answer], part: float) -> Witness:
+    """What the answers mean; `part` of the reference is what the blocks make up."""
     against = max((a.nats for a in answers if a.told and a.apart > LEAST_PX), default=0.0)
     if against > LIKELY:
         doubts = t.doubts + 1
-        return replace(t, doubts=doubts, agreed=0, suspect=t.suspect or doubts > 1 or against > SURE)
+        strain = t.strain + part * max(a.apart**2 for a in answers if a.told and a.nats > LIKELY) / 2
+        return replace(t, doubts=doubts, agreed=0, strain=strain, suspect=t.suspect or doubts > 1 or against > SURE)
     if against > LIKELY / 2 or not any(a.told for a in answers):
         return t
     agreed = t.agreed + 1
