@@ -25,6 +25,7 @@ from emstream.messages import Array, Status
 
 FADED = 0.2  # of the usual height: a peak so low is a chance one
 LEAPT = 16.0  # a shift that no prediction guarded may be this much worse, in variance, than its noise says
+EARLY = 8.0  # … and the first pairs, whose spectrum is a guess, this much
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,7 +187,9 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
         state,
         track=track,
         settling=state.settling
-        + (LEAPT if leapt else 1) * joined / (state.canvas.count + 1) ** 2,  # it drags the mean along
+        + (LEAPT if leapt else EARLY if state.canvas.count < 3 else 1)
+        * joined
+        / (state.canvas.count + 1) ** 2,  # it drags the mean along
         canvas=_admit(state, moving, window, best),
         missed=0,
         level=found.z if state.level == 0 else 0.9 * state.level + 0.1 * found.z,
