@@ -228,6 +228,20 @@ def test_a_run_that_died_goes_on_without_a_jump_or_a_double_row(movie: simulate.
     assert track_lengths(whole).max() == track_lengths(cut).max() == len(movie)
 
 
+def test_a_run_whose_state_is_lost_goes_on_where_its_last_frames_lie(
+    movie: simulate.Movie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "REPLAY", 5)  # the anchor is not among the frames that are seen again
+    Rig(tmp_path, segment=False).process(frames_of(movie, 0, 20), die=True, save=False)
+    for state in tmp_path.rglob("*.npz"):
+        state.unlink()
+    Rig(tmp_path, segment=False).process(frames_of(movie, 20))
+    run = Run(tmp_path / "cam.zarr")
+    assert run.n == len(movie)
+    assert np.abs(run.column("shift") - movie.shift)[20:].max() < 1
+    assert not run.column("anchor").any()
+
+
 def track_lengths(run: Run) -> pd.Series:
     return run.table("particles").groupby("track").size()
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from emstream.align.resample import whole as whole
     from emstream.align.series import DriftState as DriftState
     from emstream.align.series import follow as follow
+    from emstream.align.series import placed as placed
     from emstream.align.series import start as start
 
 Resample = Literal["integer", "bilinear", "cubic", "fourier"]
@@ -86,6 +87,7 @@ _ROOMS = {
     "register": "pair",
     "start": "series",
     "follow": "series",
+    "placed": "series",
     "DriftState": "series",
     "move": "resample",
     "covered": "resample",

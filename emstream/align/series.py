@@ -118,6 +118,15 @@ def follow(
     return _measured(state, _contrast(x, dose, grid.xp), dose, exclude)
 
 
+def placed(state: DriftState, shift: tuple[float, float], anchor: int) -> DriftState:
+    """The state after one frame, whose place on an older anchor is known: a run goes on whose state was lost.
+
+    shift  : (dy, dx) px of that frame on its anchor
+    anchor : number of that anchor
+    """
+    return replace(state, base=(state.base[0] - shift[0], state.base[1] - shift[1]), anchor=anchor)
+
+
 def _contrast(x: Array, dose: float, xp: Any) -> Array:
     """Counts relative to their mean, so that the beam's brightness does not matter."""
     scale = dose if dose > 0 else 0.0

@@ -360,7 +360,10 @@ class Lane:
             if self._drift is not None and unknown:
                 self._settle_again(range(unknown[0], followed))
             for slot in range(max(followed, self.kept - REPLAY), self.kept):
-                self._follow_again(slot, self.keeper.read(slot))
+                stored, lost = self.keeper.read(slot), self._drift is None
+                self._follow_again(slot, stored)
+                if lost and slot:
+                    self._drift = align.placed(self._drift, stored.shift, stored.anchor)
             self._finals = {slot: shift for slot, shift in self._finals.items() if slot in unknown}
             self._tell_finals()
         if self.steps.segmenter is None:
