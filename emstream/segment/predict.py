@@ -172,7 +172,7 @@ def instances(
     small = maps[0] > options.threshold
     whole = components(small)
     small &= (_sure(whole, maps[0]) & there(whole, image))[whole] & (whole > 0)
-    found = grow(small, cores(small)) if options.split else components(small)
+    found = grow(small, cores(small, maps[1])) if options.split else components(small)
     found = renumber(found, _sure(found, maps[0]))
     least = smallest_area(options, pixel_size_nm)
     if found.shape == shape:
