@@ -10,16 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from emstream import arrays, simulate
+from emstream import simulate
 from emstream.config import Settings
 from emstream.errors import MissingExtra
 from emstream.messages import Frame, Origin
 from emstream.metrics import STAGES, Metrics
-from emstream.pipeline import Lane, Loop, Sinks, Steps, StoreKeeper
-from emstream.segment import load as load_segmenter
-from emstream.source.ahead import ReadAhead
+from emstream.pipeline import make_steps, through
 from emstream.source.formats import open_movie
-from emstream.store import Ledger, RunWriter, WriteBehind
 
 Row = dict[str, Any]
 
@@ -54,32 +51,13 @@ def _write(movie: simulate.Movie, path: Path) -> None:
 
 def _loop(side: int, path: Path, out: Path, settings: Settings) -> list[Row]:
     """The loop over the movie, everything as in `live` but the watching; timed after the first frame."""
-    metrics = Metrics()
-    device = arrays.pick_device(settings.compute.device)
-    segmenter = (
-        load_segmenter(settings.segment, device, arrays.network_threads(settings.compute.threads))
-        if settings.segment.enabled
-        else None
-    )
-    if segmenter is not None:
-        segmenter.warm_up((side, side), "uint16")
-    steps = Steps(align=settings.align, measure=settings.measure, segmenter=segmenter, device=device)
+    metrics, steps = Metrics(), make_steps(settings)
+    if steps.segmenter is not None:
+        steps.segmenter.warm_up((side, side), "uint16")
     n = len(open_movie(path))
-    with Ledger(out, None, settings.store.fsync) as ledger:
-        sinks = Sinks()
-        behind = WriteBehind(sinks, settings.store.write_behind_mb << 20)
-
-        def open_lane(frame: Frame) -> Lane:
-            row = ledger.run_for("bench", f"bench-{side}", frame.pixels.shape, frame.pixels.dtype.name, None)
-            writer = RunWriter(out, row, ledger, settings.store, timed=metrics.timed)
-            return Lane(
-                "bench", StoreKeeper(writer, behind, sinks, metrics, lambda r: None, None), steps, metrics, frame
-            )
-
-        began = time.perf_counter()
-        Loop(ReadAhead(_frames(path, metrics), 256 << 20), open_lane, batch=settings.compute.batch).run()
-        behind.close()
-        seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    through(_frames(path, metrics), out, settings, steps, metrics, name=f"bench-{side}")
+    seconds = time.perf_counter() - began
     rows = [_row(side, stage, total / n, side) for stage in STAGES if (total := _spent(metrics, stage))]
     return [*rows, _row(side, "end to end", seconds / n, side)]
 

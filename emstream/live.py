@@ -18,18 +18,15 @@ from typing import Any
 
 import cv2
 
-from emstream import __version__, align, arrays, measure
+from emstream import __version__, arrays
 from emstream.config import Settings
 from emstream.errors import EmstreamError, SourceMissing
 from emstream.messages import Frame
 from emstream.metrics import Metrics
-from emstream.pipeline import Lane, Loop, Result, Sinks, Steps, StoreKeeper
-from emstream.segment import Segmenter
-from emstream.segment import load as load_segmenter
+from emstream.pipeline import Lane, Loop, Result, Sinks, Steps, StoreKeeper, make_steps, warm_up
 from emstream.source.ahead import ReadAhead
-from emstream.source.correct import load_correction
 from emstream.source.watch import watch
-from emstream.store import Ledger, RunRow, RunWriter, WriteBehind, tables
+from emstream.store import Ledger, RunRow, RunWriter, WriteBehind
 from emstream.store.reboot import mend_runs
 from emstream.view.latest import Latest
 from emstream.view.shown import DaemonStatus, Shown
@@ -191,20 +188,12 @@ class Daemon:
     # ---- start -------------------------------------------------------------------------------------------------
 
     def _make_steps(self) -> Steps:
-        s = self.settings
-        segmenter: Segmenter | None = None
-        if s.segment.enabled:
-            segmenter = load_segmenter(s.segment, self.device, arrays.network_threads(s.compute.threads))
-            self.metrics.model(segmenter.name, segmenter.sha256)
-            segmenter.warm_up((1024, 1024))
-        for room, door in ((align, "follow"), (align, "move"), (measure, "link")):
-            getattr(room, door)  # its libraries are loaded now, not while the first frames wait
-        tables.warm_up()
+        steps = make_steps(self.settings)
+        if steps.segmenter is not None:
+            self.metrics.model(steps.segmenter.name, steps.segmenter.sha256)
+        warm_up(self.settings, steps)
         self.metrics.gpu_up.set(0 if self.device == "cpu" else 1)
-        return Steps(
-            align=s.align, measure=s.measure, segmenter=segmenter, device=self.device,
-            correction=load_correction(s.source), keep_raw=s.store.keep_raw,
-        )  # fmt: skip
+        return steps
 
     def _recovered(self) -> None:
         """What an earlier life left behind."""

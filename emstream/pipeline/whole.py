@@ -1,0 +1,118 @@
+"""A whole source through the loop, from its first frame to its closed run: archives, benchmarks, the warm-up."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from emstream import arrays
+from emstream.align import AlignOptions
+from emstream.arrays import ComputeOptions
+from emstream.measure import MeasureOptions
+from emstream.messages import Frame, Origin
+from emstream.metrics import Metrics
+from emstream.pipeline.keep import Sinks, StoreKeeper
+from emstream.pipeline.lane import Lane, Result, Steps
+from emstream.pipeline.loop import Loop
+from emstream.segment import Segmenter, SegmentOptions
+from emstream.segment import load as load_segmenter
+from emstream.source import SourceOptions
+from emstream.source.ahead import ReadAhead
+from emstream.source.correct import load_correction
+from emstream.store import Ledger, RunWriter, StoreOptions, WriteBehind, tables
+
+
+class Rooms(Protocol):
+    """The settings that the loop needs, room by room."""
+
+    @property
+    def align(self) -> AlignOptions: ...
+    @property
+    def measure(self) -> MeasureOptions: ...
+    @property
+    def segment(self) -> SegmentOptions: ...
+    @property
+    def source(self) -> SourceOptions: ...
+    @property
+    def store(self) -> StoreOptions: ...
+    @property
+    def compute(self) -> ComputeOptions: ...
+
+
+def make_steps(rooms: Rooms) -> Steps:
+    """What happens to each frame. raises : ModelBroken, BadSettings, SourceMissing (a reference file)"""
+    device = arrays.pick_device(rooms.compute.device)
+    segmenter: Segmenter | None = None
+    if rooms.segment.enabled:
+        segmenter = load_segmenter(rooms.segment, device, arrays.network_threads(rooms.compute.threads))
+    return Steps(
+        align=rooms.align, measure=rooms.measure, segmenter=segmenter, device=device,
+        correction=load_correction(rooms.source), keep_raw=rooms.store.keep_raw,
+    )  # fmt: skip
+
+
+def through(
+    frames: Iterator[Frame],
+    out: Path,
+    rooms: Rooms,
+    steps: Steps,
+    metrics: Metrics,
+    *,
+    name: str,
+    attrs: Mapping[str, Any] | None = None,
+    tell: Callable[[Result], None] = lambda result: None,
+) -> list[str]:
+    """Every frame of a source into runs under `out`, which this process alone writes.
+
+    name    : of the runs
+    attrs   : what else the runs say of themselves
+    returns : the runs' names
+    raises  : StoreBusy, BadImage, and what reading raises
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    runs: list[str] = []
+    with Ledger(out, None, rooms.store.fsync) as ledger:
+        sinks = Sinks()
+        behind = WriteBehind(sinks, rooms.store.write_behind_mb << 20)
+
+        def open_lane(frame: Frame) -> Lane:
+            kind = frame.pixels.dtype.name
+            row = ledger.run_for(frame.series, name, frame.pixels.shape, kind, frame.pixel_size_nm, dict(attrs or {}))
+            writer = RunWriter(out, row, ledger, rooms.store, timed=metrics.timed)
+            if row.state in ("closed", "recovered"):
+                writer.reopen()
+            runs.append(row.name)
+            keeper = StoreKeeper(writer, behind, sinks, metrics, tell, row.pixel_size_nm)
+            return Lane(frame.series, keeper, steps, metrics, frame)
+
+        Loop(ReadAhead(frames, rooms.source.read_ahead_mb << 20), open_lane, batch=rooms.compute.batch).run()
+        behind.close()
+    return runs
+
+
+def warm_up(rooms: Rooms, steps: Steps, shape: tuple[int, int] = (1024, 1024)) -> None:
+    """Three frames into a run that is thrown away: what is paid once is paid before the camera starts.
+
+    Libraries that are loaded when they are first needed, plans of transforms, the network's first calls: together they
+    held up the first frames of a session by a second and more.
+    """
+    tables.warm_up()
+    if steps.segmenter is not None:
+        steps.segmenter.warm_up(shape)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: shape[0], : shape[1]] / shape[0]
+    scene = 100 - 40 * ((y - 0.5) ** 2 + (x - 0.5) ** 2 < 0.01)
+    with tempfile.TemporaryDirectory(prefix="emstream-warm-") as folder:
+        frames = (
+            Frame("warm", Origin("", i, 0, 0, 0), rng.poisson(scene).astype(np.uint16), float(i)) for i in range(3)
+        )
+        through(frames, Path(folder), rooms, steps, Metrics(), name="warm")
+        from emstream.store import Run
+
+        Run(Path(folder) / "warm.zarr").frame(0)  # as a branch that lags reads it
+    if steps.segmenter is not None:
+        steps.segmenter.reset()
