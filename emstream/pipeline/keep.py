@@ -117,7 +117,8 @@ class StoreKeeper:
             model = f"{labelled.model}@{labelled.sha256}" if labelled.sha256 else labelled.model
             record = LabelRecord(result.frame, host.labels, measured.count, measured.area_fraction, model)
             self._writer.add_model(labelled.model, labelled.sha256)
-            self._writer.write_labels([record])
+            if result.frame not in self._looked_at:
+                self._writer.write_labels([record])
             if tables is not None:
                 self._write_rows(result.frame, tables)
             told = replace(result, aligned=_on_host(result.aligned), labelled=host)

@@ -23,10 +23,11 @@ from emstream.source.correct import Correction
 
 Tables: TypeAlias = dict[str, Mapping[str, np.ndarray]]  # table name → rows, physical units
 
-MEMORY = 32 << 20  # bytes of aligned frames kept for a branch that lags a little; older ones come from the store
+MEMORY = 256 << 20  # bytes of aligned frames kept for a branch that lags a little; older ones come from the store
 SAVE_EVERY_S = 5.0  # how often the drift and track state is written, so that a restart goes on where it was
 SAVE_EVERY = 100  # or after so many frames, when they come fast
 SAVE_LEAST_S = 1.0
+PEEKED = 256  # frames whose particles are kept in memory until it is their turn
 SMALLEST = 32  # px a side; smaller frames are stored as they are
 REPLAY = 200  # most stored frames that the aligner sees again after a restart without saved state
 
@@ -118,6 +119,7 @@ class Lane:
         self._tracks: Any = measure.start_tracks(steps.measure)
         self._memory: OrderedDict[int, Aligned] = OrderedDict()
         self._peeked: dict[int, Once | None] = {}  # looked at before their turn; None = only the store has the labels
+        self._measured: dict[int, Measured] = {}  # before their turn; the queue's thread alone touches it
         self._waiting: dict[int, tuple[float, float]] = {}  # for the branch: drift speed, px/s; when the file was whole
         self._particles: Once | None = None  # of the newest frame that was looked at, for the aligner
         self._before: tuple[float, float, float] | None = None  # time, dy, dx of the frame before
@@ -218,7 +220,8 @@ class Lane:
             return
         aligned = self._memory[slot]
         labelled = self._segment(aligned)
-        for old in [s for s, kept in self._peeked.items() if kept is not None][: -2 or None]:
+        room = max(2, MEMORY // 4 // (4 * aligned.pixels.size))
+        for old in [s for s, kept in self._peeked.items() if kept is not None][:-room]:
             self._peeked[old] = None
         self._peeked[slot] = self._particles = labelled
         speed, _ = self._waiting.get(slot, (math.nan, 0.0))
@@ -284,7 +287,9 @@ class Lane:
 
     def _first_look(self, slot: int, aligned: Aligned, labelled: Labelled, speed: float) -> Result:
         """The newest frame, measured before its turn to be tracked."""
-        measured = self._measure(labelled, aligned)
+        measured = self._measured[slot] = self._measure(labelled, aligned)
+        if len(self._measured) > PEEKED:
+            del self._measured[min(self._measured)]
         return Result(
             run=self.keeper.name, frame=slot, aligned=aligned, drift_speed=speed, labelled=labelled, measured=measured,
             final=False,
@@ -292,7 +297,7 @@ class Lane:
 
     def _follow(self, slot: int, aligned: Aligned, labelled: Labelled, speed: float) -> tuple[Result, Tables]:
         """Particles and tracks of one frame, and the rows that it adds to the tables."""
-        found = self._measure(labelled, aligned)
+        found = self._measured.pop(slot, None) or self._measure(labelled, aligned)
         time_s, size = aligned.frame.time_s, self._pixel_size_nm
         self._tracks, tracks, events = measure.link(
             self._tracks, labelled.labels, found.particles, slot, time_s, valid=aligned.valid, anchor=aligned.anchor
