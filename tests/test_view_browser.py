@@ -59,6 +59,12 @@ class Shelf:
             latest.show(planted(i))
         return latest.curves(run) or {}
 
+    def events(self, run: str, track: int | None = None) -> list[dict[str, Any]]:
+        return []
+
+    def track(self, run: str, number: int, points: bool = True) -> dict[str, Any] | None:
+        return None
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

@@ -13,7 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from emstream.errors import AddressRefused, FrameOutOfRange
+from emstream.errors import AddressRefused, FrameOutOfRange, NotARun
 from emstream.metrics import Metrics
 from emstream.view import ViewOptions
 from emstream.view.access import Address, Gate
@@ -26,7 +26,10 @@ from emstream.view.wire import unpack
 
 TOKEN = "a-known-token"
 HEADER = {"Authorization": f"token {TOKEN}"}
-GUARDED = ["/", "/api/status", "/api/latest", "/api/runs", "/api/history", "/api/runs/a/frame/0", "/static/page.js"]
+GUARDED = [
+    "/", "/api/status", "/api/latest", "/api/runs", "/api/history", "/api/runs/a/frame/0", "/static/page.js",
+    "/api/events?run=a", "/api/runs/a/tracks/5",
+]  # fmt: skip
 OPEN = ["/healthz", "/readyz", "/metrics"]
 
 
@@ -52,6 +55,17 @@ class Shelf:
 
     def curves(self, run: str) -> dict[str, object]:
         return {"run": run, "version": 1, "stride": 1, "reset": True, "frame": [0]}
+
+    def events(self, run: str, track: int | None = None) -> list[dict[str, object]]:
+        if run != "a":
+            raise NotARun(f"there is no run {run!r} here")
+        rows: list[dict[str, object]] = [{"frame": 4, "kind": "nucleation", "track": 5, "other_track": -1}]
+        return [row for row in rows if track in (None, row["track"])]
+
+    def track(self, run: str, number: int, points: bool = True) -> dict[str, object] | None:
+        if run != "a":
+            raise NotARun(f"there is no run {run!r} here")
+        return {"track": 5, "points": {"diameter": [1.5]} if points else {}} if number == 5 else None
 
 
 def client(host: str = "127.0.0.1", bound: str = "127.0.0.1", **ready: object) -> TestClient:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from emstream.view.history import History
 from emstream.view.shown import DaemonStatus, Shown
 
+EVENTS = 4096  # kept of each run; the store has them all
+EVENT = ("frame", "time_s", "kind", "track", "other_track")
 RUNS = 3  # that keep their newest frame in memory; the store has the others
 
 
@@ -19,6 +22,8 @@ class _Slot:
     newest: Shown | None = None
     segmented: Shown | None = None  # newest frame that has labels
     version: int = 0
+    events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS))
+    told: int = 0  # events so far
 
 
 class Latest:
@@ -42,6 +47,8 @@ class Latest:
         with self._lock:
             slot = self._slot(shown.run)
             slot.history.add(shown)
+            slot.events.extend({key: event[key] for key in EVENT} for event in shown.events)
+            slot.told += len(shown.events)
             self._version += 1
             slot.version = self._version
             if slot.newest is None or shown.frame >= slot.newest.frame:
@@ -105,6 +112,24 @@ class Latest:
         with self._lock:
             slot = self._slots.get(run or self._current)
             return None if slot is None else {"run": run or self._current, **slot.history.since(version, stride)}
+
+    def events(self, run: str | None = None, since: int = 0, track: int | None = None) -> dict[str, Any] | None:
+        """Events as they became known: the last 50 of those after the `since`-th, or all that are kept of one track.
+
+        returns : run, version (give it as `since` next time), events [{frame, time_s, kind, track, other_track}];
+                  None when the run is unknown
+        """
+        with self._lock:
+            slot = self._slots.get(run or self._current)
+            if slot is None:
+                return None
+            kept, told = list(slot.events), slot.told
+        if track is not None:
+            found = [event for event in kept if track in (event["track"], event["other_track"])]
+        else:
+            new = told - since if 0 <= since <= told else told
+            found = kept[len(kept) - min(new, len(kept), 50) :]
+        return {"run": run or self._current, "version": told, "events": found}
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Call `wake` (must not block) after every `show`; returns what ends it."""

@@ -41,6 +41,14 @@ class Shelf(Protocol):
         """The curves of a stored run, as `History.since`. Raises NotARun."""
         ...
 
+    def events(self, run: str, track: int | None = None) -> list[dict[str, Any]]:
+        """The last events of a stored run, or those of one track. Raises NotARun."""
+        ...
+
+    def track(self, run: str, number: int, points: bool = True) -> dict[str, Any] | None:
+        """One particle through time; None when there is no such track. Raises NotARun."""
+        ...
+
 
 class Routes:
     """All answers; GET only, nothing here changes anything."""
@@ -68,6 +76,8 @@ class Routes:
                 Route("/api/runs", self.runs, methods=["GET"]),
                 Route("/api/history", self.history, methods=["GET"]),
                 Route("/api/runs/{run}/frame/{index:int}", self.frame, methods=["GET"]),
+                Route("/api/runs/{run}/tracks/{track:int}", self.track, methods=["GET"]),
+                Route("/api/events", self.events, methods=["GET"]),
                 Route("/metrics", self.exposition, methods=["GET"]),
                 Route("/healthz", self.healthz, methods=["GET"]),
                 Route("/readyz", self.readyz, methods=["GET"]),
@@ -128,6 +138,33 @@ class Routes:
     def _stored(self, run: str, index: int) -> bytes:
         assert self.shelf is not None
         return pack(self.shelf.frame(run, index), size=self.feed.size)[0]
+
+    async def events(self, request: Request) -> Response:
+        """Of a run whose events are in memory those, else what its table has."""
+        run = request.query_params.get("run") or None
+        track = _whole(request.query_params, "track") if "track" in request.query_params else None
+        known = self.latest.events(run, _whole(request.query_params, "since"), track)
+        if known is None and self.shelf is not None and run:
+            try:
+                found = await run_in_threadpool(self.shelf.events, run, track)
+            except EmstreamError as err:
+                return JSONResponse({"error": str(err)}, status_code=404)
+            known = {"run": run, "version": 0, "events": found}
+        return JSONResponse(known or {"run": run, "version": 0, "events": []})
+
+    async def track(self, request: Request) -> Response:
+        """One particle through time, from the tables; `?points=0` leaves its curve out."""
+        run, number = request.path_params["run"], request.path_params["track"]
+        if self.shelf is None:
+            return JSONResponse({"error": "no stored runs here"}, status_code=404)
+        points = request.query_params.get("points") != "0"
+        try:
+            found = await run_in_threadpool(self.shelf.track, run, number, points) if number < 2**63 else None
+        except EmstreamError as err:
+            return JSONResponse({"error": str(err)}, status_code=404)
+        if found is None:
+            return JSONResponse({"error": f"the run {run} knows no track {number} (yet)"}, status_code=404)
+        return JSONResponse({"run": run, **found})
 
     async def exposition(self, request: Request) -> Response:
         return Response(await run_in_threadpool(self.metrics.exposition), headers={"content-type": CONTENT_TYPE})

@@ -37,6 +37,10 @@ class Shown:
     area_fraction: float = math.nan  # 0..1
     labels: np.ndarray | None = None  # (n,) int: which label each diameter belongs to
     diameters: np.ndarray = field(default_factory=lambda: NO_SIZES)  # (n,) px, equivalent
+    tracks: np.ndarray | None = None  # (n,) int: the same particle has the same number in every frame; -1 = none
+    areas: np.ndarray | None = None  # (n,) px²
+    places: np.ndarray | None = None  # (n, 2) px: y, x of the centroids, in the aligned frame
+    events: tuple[Mapping[str, Any], ...] = ()  # what is now known to have happened; inner names of the events table
     agreement: float = math.nan  # 0..1, how far two ways of segmenting agree
     model: str = ""
     captured_at: float = 0.0  # wall clock at which the camera's file got the frame
@@ -70,6 +74,9 @@ class Shown:
             area_fraction=measured.area_fraction if measured is not None else math.nan,
             labels=np.asarray(columns["label"]) if "label" in columns else None,
             diameters=np.asarray(columns.get("diameter", NO_SIZES), np.float32),
+            tracks=np.asarray(columns["track"]) if "track" in columns else None,
+            **places(columns),
+            events=measured.events if measured is not None else (),
             agreement=labelled.agreement if labelled is not None else math.nan,
             model=labelled.model if labelled is not None else "",
             captured_at=aligned.frame.closed_at,
@@ -115,8 +122,17 @@ class Shown:
                 **{name: finite(value) for name, value in summary(sizes).items()},
                 "diameters": np.round(sizes[:limit].astype(float), 3).tolist(),
                 "labels": None if self.labels is None else self.labels[:limit].tolist(),
+                "tracks": None if self.tracks is None else self.tracks[:limit].tolist(),
+                **self._whereabouts(limit),
             },
         }
+
+    def _whereabouts(self, limit: int) -> dict[str, list[float] | None]:
+        """areas (unit²), y, x (unit) of the particles, in their order; None where not measured."""
+        py, px = self.pixel_size_nm or (1.0, 1.0)
+        y, x = (None, None) if self.places is None else (self.places[:limit, 0] * py, self.places[:limit, 1] * px)
+        columns = {"areas": None if self.areas is None else self.areas[:limit] * (py * px), "y": y, "x": x}
+        return {k: None if v is None else np.round(np.asarray(v, float), 3).tolist() for k, v in columns.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +157,13 @@ class DaemonStatus:
     device: str = "cpu"
     model: str = ""
     warnings: tuple[str, ...] = ()
+
+
+def places(columns: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
+    """`areas` and `places` of a `Shown` from the columns of its particles; {} when they lack them."""
+    if not {"area", "y", "x"} <= columns.keys():
+        return {}
+    return {"areas": np.asarray(columns["area"]), "places": np.stack([columns["y"], columns["x"]], axis=1)}
 
 
 def finite(value: float | None) -> float | None:

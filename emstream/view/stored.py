@@ -15,11 +15,11 @@ from emstream.errors import EmstreamError, NotARun
 from emstream.messages import Rect, Status
 from emstream.metrics import Metrics
 from emstream.store.run import Run
-from emstream.view import ViewOptions
+from emstream.view import ViewOptions, particles
 from emstream.view.history import History
 from emstream.view.latest import Latest
 from emstream.view.server import Server, start
-from emstream.view.shown import DaemonStatus, Shown
+from emstream.view.shown import DaemonStatus, Shown, places
 
 
 class Stored:
@@ -83,7 +83,8 @@ class Stored:
         shift = _cell(source, "shift", index, (0.0, 0.0))
         y, x = float(shift[0]), float(shift[1])
         valid = _covered(pixels.shape, (y, x))
-        columns = measure.particles(labels, valid=valid) if labels is not None else {}
+        rest = (y - math.floor(y + 0.5), x - math.floor(x + 0.5)) if math.isfinite(y + x) else (0.0, 0.0)
+        columns = measure.particles(labels, valid=valid, shift_rest=rest) if labels is not None else {}
         models = source.models
         return Shown(
             run=run,
@@ -101,9 +102,19 @@ class Stored:
             count=len(columns["label"]) if columns else None,
             area_fraction=float(_cell(source, "area_fraction", index, math.nan)),
             labels=columns.get("label"),
+            tracks=particles.tracks_of(source, index, columns["label"]) if columns else None,
+            **places(columns),
             diameters=np.asarray(columns.get("diameter", ()), np.float32),
             model=models[-1]["name"] if models and labelled else "",
         )
+
+    def events(self, run: str, track: int | None = None) -> list[dict[str, Any]]:
+        """The last 50 events of a run, or those of one track, in the order of frames. raises : NotARun"""
+        return particles.events(self.run(run), track)
+
+    def track(self, run: str, number: int, points: bool = True) -> dict[str, Any] | None:
+        """One particle through time, see `particles.track`; None when no table knows it. raises : NotARun"""
+        return particles.track(self.run(run), number, points)
 
     def curves(self, run: str) -> dict[str, Any]:
         """The curves of a whole run from its columns and its particle table, as `History.since`. raises : NotARun"""

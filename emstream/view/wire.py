@@ -35,6 +35,7 @@ def pack(
         lines = outlines(source.label_image)
     picture, factor, window = preview(shown.pixels, size, valid=shown.valid, window=window)
     header = {**shown.numbers(), **more, "outlines_frame": source.frame if lines is not None else None}
+    header["outlines_time_s"] = source.time_s if lines is not None else None
     if source is not shown:
         borrowed = source.numbers()
         header |= {k: borrowed[k] for k in ("particles", "area_fraction", "agreement", "model", "sizes")}

@@ -1,5 +1,6 @@
-// Four quiet charts, drawn by plotly one at a time so that the picture never waits for them.
-import { inUnits, niceLength, sizeColour } from "./stage.js";
+// Five quiet charts, drawn by plotly one at a time so that the picture never waits for them.
+import { sizeColour } from "./colours.js";
+import { inUnits, niceLength } from "./stage.js";
 
 const MEASURED = ["particles", "median", "q10", "q90", "area_fraction", "agreement"];
 const MOST_POINTS = 700;
@@ -114,14 +115,27 @@ export class Charts {
     return [1, unit, nm * (top ? n / top : 1)];
   }
 
+  // range: the sizes at the two ends of the colours; null = one colour (outlines tell the tracks)
   sizes(diameters, unit, range) {
     this.theme();
     if (!diameters.length) { this.plan("chart-sizes", [], this.layout({ title: unit, range: [0, 1] }, { range: [0, 4] })); return; }
     const b = this.bins = bins(diameters, this.bins), x = b.counts.map((_, i) => (i + 0.5) * b.width);
     const top = Math.max(4, ...b.counts), ceiling = this.ceiling = this.ceiling >= top && this.ceiling < top * 1.8 ? this.ceiling : top * 1.2;
-    this.plan("chart-sizes", [{ type: "bar", x, y: b.counts, width: b.width * 0.9, marker: { color: x.map((v) => sizeColour(v, range)), line: { width: 0 } },
+    this.plan("chart-sizes", [{ type: "bar", x, y: b.counts, width: b.width * 0.9, marker: { color: range ? x.map((v) => sizeColour(v, range)) : this.c.accent, line: { width: 0 } },
       customdata: x.map((v) => [+(v - b.width / 2).toPrecision(3), +(v + b.width / 2).toPrecision(3)]), hovertemplate: `%{customdata[0]}–%{customdata[1]} ${unit}: %{y}<extra></extra>` }],
     this.layout({ title: unit, range: [0, b.end] }, { range: [0, ceiling], nticks: 5, tickformat: "d" }, { hovermode: "closest", bargap: 0 }));
+  }
+
+  // One particle's diameter over time. past: {frame, time_s, diameter}; t0: the run's first time; here: the shown frame.
+  particle(past, unit, colour, t0, here) {
+    this.theme();
+    const n = past.frame.length, byTime = n > 1 && past.time_s[n - 1] > past.time_s[0] && t0 !== null;
+    const [per, name] = byTime ? elapsedUnit(past.time_s[n - 1] - t0) : [1, "frame"], x = byTime ? past.time_s.map((t) => (t - t0) / per) : past.frame;
+    const [, lengthUnit, k] = unit === "nm" ? this.lengths(past.diameter, 1) : [1, unit, 1], y = past.diameter.map((d) => (d === null ? null : d * k));
+    const at = past.frame.indexOf(here), top = Math.max(...y), low = Math.min(...y), room = Math.max((top - low) * 0.15, top * 0.05);
+    const dot = { x: at < 0 ? [] : [x[at]], y: at < 0 ? [] : [y[at]], type: "scatter", mode: "markers", hoverinfo: "skip", marker: { color: colour, size: this.font.size * 0.75, line: { color: this.c.ink, width: 1.4 } } };
+    this.plan("chart-particle", [this.line(x, y, this.c.accent, { mode: n < 40 ? "lines+markers" : "lines", marker: { size: this.font.size * 0.3 }, hovertemplate: `%{y} ${lengthUnit}<extra></extra>` }), dot],
+      this.layout({ title: name, nticks: 5, hoverformat: byTime ? ".2f" : "d" }, { title: `⌀ ${lengthUnit}`, nticks: 4, range: n ? [Math.max(0, low - room), top + room] : [0, 1] }));
   }
 
   clear() { this.bins = null; this.ceiling = 0; }

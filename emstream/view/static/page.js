@@ -1,6 +1,8 @@
 // The page: what is shown (live, paused, or a frame looked up), and every number on it.
 import { Charts, Curves, elapsedUnit } from "./charts.js";
 import { Feed, unpack } from "./feed.js";
+import { Happenings } from "./happenings.js";
+import { Inspector } from "./inspect.js";
 import { Stage, inUnits } from "./stage.js";
 
 const $ = (id) => document.getElementById(id);
@@ -43,9 +45,11 @@ function sizeRange(diameters) { // colours follow the sizes slowly
 function draw(message) {
   const { header } = message;
   now.message = message; now.dirty = true;
-  if (header.run !== now.run) { now.run = header.run; now.range = null; charts.clear(); curves.clear(); }
+  if (header.run !== now.run || header.run !== inspector.run) { now.run = inspector.run = header.run; now.range = null; charts.clear(); curves.clear(); happenings.clear(); inspector.newRun(); }
   if (now.mode === "live") now.frames = header.frame + 1;
+  inspector.follow(message);
   stage.show(message, sizeRange(header.sizes.diameters));
+  inspector.show();
   put("frame", digits(header.frame, 12));
   put("clock", header.time_s > 1e8 ? new Date(header.time_s * 1000).toLocaleString("sv") : null);
   put("particles", header.particles);
@@ -201,6 +205,31 @@ function openRuns(open = !$("runs").classList.contains("open")) {
   if (open) loadRuns();
 }
 
+// ---- one particle, and what happened
+const since = (t) => (t === null || t === undefined || curves.start === null ? "" : ` · ${span(t - curves.start)}`);
+const when = (e) => `frame ${digits(e.frame, 12)}${since(e.time_s)}`;
+const inspector = new Inspector({ stage, charts, when, elapsed: since, jump, live: () => now.mode === "live", stored: () => Boolean(now.shelf), start: () => curves.start });
+const happenings = new Happenings({ list: $("event-list"), empty: $("no-events"), count: $("event-count"), when, onPick: jump, onNew: (events) => inspector.add(events) });
+function jump(e) { // live: its particle; looking back: there, while what goes can still be seen
+  if (now.mode === "look") { stop(); lookAt(now.run, e.frame - (["dissolution", "detachment"].includes(e.kind) ? 1 : 0)); }
+  inspector.track(e.track);
+}
+function tab(name) {
+  const wanted = document.querySelector(`[role=tab][aria-controls="${name}"]`);
+  for (const each of wanted.closest("[role=tablist]").children) each.setAttribute("aria-selected", String(each === wanted));
+}
+function colour(byTrack = !stage.byTrack) {
+  stage.byTrack = byTrack; stage.lay();
+  $("by-track").setAttribute("aria-pressed", String(byTrack)); $("by-size").setAttribute("aria-pressed", String(!byTrack));
+  try { localStorage.setItem("emstream-colour", byTrack ? "track" : "size"); } catch { /* storage is off */ }
+  now.dirty = true;
+}
+stage.picked = (label) => inspector.label(label);
+inspector.onSelect = (some) => { tab(some ? "particle" : "chart-sizes"); soon(); };
+for (const each of document.querySelectorAll("[role=tab]")) each.onclick = () => tab(each.getAttribute("aria-controls"));
+$("by-track").onclick = () => colour(true); $("by-size").onclick = () => colour(false); $("particle-close").onclick = () => inspector.deselect();
+try { if (localStorage.getItem("emstream-colour") === "size") colour(false); } catch { /* storage is off */ }
+
 // ---- charts: at most four times a second, only what changed
 let timer = 0;
 function soon() { clearTimeout(timer); timer = setTimeout(refresh, 0); }
@@ -208,12 +237,17 @@ async function refresh() {
   timer = setTimeout(refresh, 500);
   if (document.hidden || !now.message || (now.paused && now.mode === "live" && !now.retheme)) return;
   const { header } = now.message, nm = header.pixel_size_nm ? Math.sqrt(header.pixel_size_nm[0] * header.pixel_size_nm[1]) : null;
-  if (now.dirty || now.retheme) charts.sizes(header.sizes.diameters, header.sizes.unit, now.range ?? [0, 1]);
+  if (now.dirty || now.retheme) charts.sizes(header.sizes.diameters, header.sizes.unit, stage.byTrack ? null : now.range ?? [0, 1]);
+  if (now.retheme) inspector.stale = true;
+  inspector.slowly();
+  happenings.refresh(header.run, now.frames, liveRun()).catch(() => {});
   try {
     const answer = await fetch(`/api/history?run=${encodeURIComponent(header.run)}&version=${curves.version}&stride=${curves.stride}`);
     if (answer.ok) {
       const delta = await answer.json(), changed = delta.frame.length || delta.reset;
+      const start = curves.start;
       if (delta.run === now.run && changed) curves.merge(delta);
+      if (curves.start !== start) { happenings.draw(); inspector.show(); } // their times are counted from there
       if (changed || now.retheme) charts.overTime(curves, nm);
     }
   } catch { /* the link's pill says it */ }
@@ -239,9 +273,10 @@ $("scrub").oninput = (e) => { stop(); lookAt(now.run, +e.target.value); };
 addEventListener("pointerdown", (e) => { if (!$("runs").contains(e.target) && !$("run").contains(e.target)) openRuns(false); });
 addEventListener("keydown", (e) => {
   if (e.ctrlKey || e.metaKey || e.altKey || $("keys").open) return;
-  const keys = { " ": pause, o: outlines, d: theme, l: goLive, f: () => stage.fit(), r: () => openRuns(), "?": () => $("keys").showModal(), Escape: () => openRuns(false),
+  const keys = { " ": pause, o: outlines, d: theme, l: goLive, f: () => stage.fit(), r: () => openRuns(), "?": () => $("keys").showModal(), Escape: () => { if ($("runs").classList.contains("open")) openRuns(false); else inspector.deselect(); },
+    c: () => colour(), e: () => tab("events"), n: () => inspector.next(1), N: () => inspector.next(-1),
     ArrowLeft: () => step(e.shiftKey ? -10 : -1), ArrowRight: () => step(e.shiftKey ? 10 : 1) };
-  if (!keys[e.key]) return;
+  if (!keys[e.key] || (e.key === " " && e.target.closest?.("button"))) return; // a button in focus is pressed
   e.preventDefault(); keys[e.key]();
 });
 addEventListener("resize", () => { now.retheme = true; });

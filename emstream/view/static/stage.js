@@ -1,13 +1,7 @@
 // The picture: the frame on one canvas pixel for pixel, the outlines on another at the screen's own resolution.
+import { sizeColour, trackColour } from "./colours.js";
 
-// Small particles are blue, large ones amber: distinct for every kind of colour vision, bright on grey.
-const RAMP = [[84, 182, 242], [128, 214, 226], [222, 232, 164], [255, 206, 84], [255, 160, 30]];
-export function sizeColour(size, [low, high]) {
-  const t = Math.max(0, Math.min(0.9999, (size - low) / Math.max(1e-9, high - low))) * (RAMP.length - 1);
-  const a = RAMP[Math.floor(t)], b = RAMP[Math.floor(t) + 1], f = t - Math.floor(t);
-  return `rgb(${a.map((v, i) => Math.round(v + (b[i] - v) * f)).join(",")})`;
-}
-const SHADES = 12;
+const SHADES = 12, NEAR_PX = 7, STILL_PX = 5; // a click may miss an outline by so much, and a hand may move so much
 
 export function niceLength(x) { // the largest of 1, 2, 5 × 10ⁿ that is not above x
   const p = 10 ** Math.floor(Math.log10(x));
@@ -25,10 +19,19 @@ export class Stage {
     this.picture = root.querySelector("#picture"); this.lines = root.querySelector("#lines");
     this.scale = root.querySelector("#scale"); this.tip = root.querySelector("#tip");
     this.outlined = true; this.zoom = 1; this.centre = [0.5, 0.5]; this.range = [0, 1]; this.message = null;
+    this.byTrack = true; this.chosen = null; // label of the particle that is emphasised
     new ResizeObserver(() => this.lay()).observe(root);
     this.pointers = new Map();
     root.addEventListener("wheel", (e) => { e.preventDefault(); this.zoomAt(e.offsetX, e.offsetY, Math.exp(-e.deltaY * 0.0016)); }, { passive: false });
-    root.addEventListener("pointerdown", (e) => { root.setPointerCapture(e.pointerId); this.pointers.set(e.pointerId, [e.offsetX, e.offsetY]); });
+    root.addEventListener("pointerdown", (e) => {
+      root.setPointerCapture(e.pointerId); this.pointers.set(e.pointerId, [e.offsetX, e.offsetY]);
+      this.press = this.pointers.size === 1 && e.button === 0 ? [e.offsetX, e.offsetY] : null;
+    });
+    root.addEventListener("pointerup", (e) => {
+      const still = this.press && Math.hypot(e.offsetX - this.press[0], e.offsetY - this.press[1]) < STILL_PX;
+      if (still && this.message) this.picked?.(this.at(e.offsetX, e.offsetY));
+      this.press = null;
+    });
     for (const end of ["pointerup", "pointercancel"]) root.addEventListener(end, (e) => this.pointers.delete(e.pointerId));
     root.addEventListener("pointermove", (e) => this.moved(e));
     root.addEventListener("pointerleave", () => { this.tip.hidden = true; });
@@ -86,21 +89,31 @@ export class Stage {
     const pen = this.lines.getContext("2d");
     pen.clearRect(0, 0, w, h);
     if (!lines || !this.outlined) return;
-    const sizes = this.sizeOf(header);
-    const paths = Array.from({ length: SHADES }, () => new Path2D());
+    const rows = this.rows(header), { diameters, tracks } = header.sizes, paths = new Map();
     const [ax, ay] = [k * header.shape[1] / 65536 * dpr, k * header.shape[0] / 65536 * dpr], [bx, by] = [left * dpr, top * dpr];
     const [low, high] = this.range;
+    const chosen = new Path2D();
+    let emphasis = null;
     for (let i = 0; i < lines.particle.length; i++) {
-      const size = sizes.get(lines.particle[i]) ?? low;
+      const row = rows.get(lines.particle[i]), size = diameters[row] ?? low;
       const shade = Math.max(0, Math.min(SHADES - 1, Math.floor((size - low) / Math.max(1e-9, high - low) * SHADES)));
-      this.trace(paths[shade], lines, i, ax, ay, bx, by);
+      const colour = this.byTrack ? trackColour(tracks?.[row] ?? -1) : sizeColour(low + (shade + 0.5) / SHADES * (high - low), this.range);
+      if (!paths.has(colour)) paths.set(colour, new Path2D());
+      if (lines.particle[i] === this.chosen) { emphasis = colour; this.trace(chosen, lines, i, ax, ay, bx, by); }
+      else this.trace(paths.get(colour), lines, i, ax, ay, bx, by);
     }
     const width = Math.max(1.4, Math.min(2.2, this.root.clientWidth / 560)) * dpr;
     pen.lineJoin = "round";
     pen.strokeStyle = "rgba(0, 0, 0, .42)"; pen.lineWidth = width + 1.6 * dpr;
-    for (const path of paths) pen.stroke(path);
+    pen.globalAlpha = emphasis ? 0.8 : 1; // the others step back
+    for (const path of paths.values()) pen.stroke(path);
     pen.lineWidth = width;
-    paths.forEach((path, i) => { pen.strokeStyle = sizeColour(low + (i + 0.5) / SHADES * (high - low), this.range); pen.stroke(path); });
+    for (const [colour, path] of paths) { pen.strokeStyle = colour; pen.stroke(path); }
+    pen.globalAlpha = 1;
+    if (!emphasis) return;
+    for (const [style, more] of [["rgba(0, 0, 0, .7)", 6.4], ["#fff", 4], [emphasis, 1]]) {
+      pen.strokeStyle = style; pen.lineWidth = width + more * dpr; pen.stroke(chosen);
+    }
   }
 
   // A closed curve through the middles of the polygon's sides: no steps of pixels.
@@ -113,12 +126,29 @@ export class Stage {
     path.closePath();
   }
 
-  sizeOf(header) {
-    if (this.sizes?.of !== header) {
-      this.sizes = new Map(header.sizes.diameters.map((d, i) => [header.sizes.labels?.[i] ?? i + 1, d]));
-      this.sizes.of = header;
+  // label → its row in the columns of header.sizes
+  rows(header) {
+    if (this.rowOf?.of !== header) {
+      this.rowOf = new Map(header.sizes.diameters.map((_, i) => [header.sizes.labels?.[i] ?? i + 1, i]));
+      this.rowOf.of = header;
     }
-    return this.sizes;
+    return this.rowOf;
+  }
+
+  // The label at a place of the view: the particle around it, else the one whose outline is nearest; null = background.
+  at(x, y) {
+    const { lines, header } = this.message, [left, top, k] = this.place(), [fy, fx] = header.shape;
+    if (!lines || !this.outlined) return null;
+    const px = (x - left) / k / fx * 65536, py = (y - top) / k / fy * 65536;
+    let best = null, least = NEAR_PX ** 2;
+    for (let i = 0; i < lines.particle.length; i++) {
+      if (within(lines, i, px, py)) return lines.particle[i];
+      for (let j = lines.starts[i]; j < lines.starts[i + 1]; j++) {
+        const d = ((lines.points[2 * j] - px) / 65536 * fx * k) ** 2 + ((lines.points[2 * j + 1] - py) / 65536 * fy * k) ** 2;
+        if (d < least) { least = d; best = lines.particle[i]; }
+      }
+    }
+    return best;
   }
 
   drawScale(k, pixelSize) {
@@ -160,14 +190,12 @@ export class Stage {
 
   // The size of the particle under the pointer.
   hint(x, y) {
-    const { lines, header } = this.message, [left, top, k] = this.place();
-    const px = (x - left) / k / header.shape[1] * 65536, py = (y - top) / k / header.shape[0] * 65536;
-    let label = null;
-    for (let i = 0; lines && this.outlined && i < lines.particle.length; i++) if (within(lines, i, px, py)) { label = lines.particle[i]; break; }
-    const size = label === null ? undefined : this.sizeOf(header).get(label);
+    const { header } = this.message, row = this.rows(header).get(this.at(x, y)), size = header.sizes.diameters[row];
     this.tip.hidden = size === undefined;
+    this.root.classList.toggle("over", size !== undefined);
     if (size === undefined) return;
-    this.tip.textContent = `⌀ ${+size.toPrecision(3)} ${header.sizes.unit}`;
+    const track = header.sizes.tracks?.[row] ?? -1;
+    this.tip.textContent = `${track < 0 ? "" : `#${track}  `}⌀ ${+size.toPrecision(3)} ${header.sizes.unit}`;
     this.tip.style.left = `${x}px`; this.tip.style.top = `${y}px`;
   }
 }
