@@ -2,7 +2,7 @@
 
     python benchmarks/bench_live.py --fps 20 --frames 200 --side 1024
 
-The camera renames finished files into the watched folder on schedule, so that it costs nothing; `/metrics` is asked every
+The frames lie in the watched folder under temporary names, and the camera renames them on schedule: it costs nothing; `/metrics` is asked every
 half second, as a monitoring system would ask. Latencies are from the moment a file was whole. The last line is the
 daemon's CPU time per frame: on n cores it must stay below n / fps.
 """
@@ -80,6 +80,8 @@ def main() -> None:
         movie = simulate.movie(given.frames, (given.side, given.side), dose=20.0, seed=3)
         for _ in play(movie, ready, fmt="tiff", name="m"):
             pass
+        for path in sorted(ready.iterdir()):
+            os.link(path, camera / f"{path.name}.part")
         command = [sys.executable, "-m", "emstream", "live", camera, out, "--model", given.model]
         command += ["--http", f"127.0.0.1:{port}", "--set", "log.level=warning"]
         command += [word for setting in given.set for word in ("--set", setting)]
@@ -90,8 +92,9 @@ def main() -> None:
         spent, began, text = cpu_seconds(daemon.pid), time.monotonic(), ""
         for i, path in enumerate(sorted(ready.iterdir())):
             time.sleep(max(0.0, began + i / given.fps - time.monotonic()))
-            os.utime(path)  # the file is whole now
-            path.rename(camera / path.name)
+            part = camera / f"{path.name}.part"
+            os.utime(part)  # the file is whole now
+            part.rename(camera / path.name)
             if i % max(1, int(given.fps / 2)) == 0:
                 text = asked(port, "/metrics")
         recorded = time.monotonic() - began
