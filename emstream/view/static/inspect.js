@@ -16,7 +16,7 @@ export class Inspector {
     Object.assign(this, { stage, charts, when, elapsed, jump, live, stored, start });
     this.past = new Past(); this.clear();
   }
-  clear() { this.selected = null; this.told = null; this.events = []; this.message = null; this.stage.chosen = null; }
+  clear() { this.selected = this.told = this.row = null; this.events = []; this.message = null; this.stage.chosen = null; }
   newRun() { this.past.clear(); this.clear(); this.show(); }
 
   // ---- which one
@@ -34,7 +34,7 @@ export class Inspector {
   }
   deselect() {
     if (!this.selected) return false;
-    this.selected = this.told = null; this.events = []; this.stage.chosen = null;
+    this.selected = this.told = this.row = null; this.events = []; this.stage.chosen = null;
     this.stage.lay(); this.show(); this.onSelect?.(false);
     return true;
   }
