@@ -75,7 +75,8 @@ class Shown:
             labels=np.asarray(columns["label"]) if "label" in columns else None,
             diameters=np.asarray(columns.get("diameter", NO_SIZES), np.float32),
             tracks=np.asarray(columns["track"]) if "track" in columns else None,
-            **places(columns),
+            areas=whereabouts(columns)[0],
+            places=whereabouts(columns)[1],
             events=measured.events if measured is not None else (),
             agreement=labelled.agreement if labelled is not None else math.nan,
             model=labelled.model if labelled is not None else "",
@@ -159,11 +160,11 @@ class DaemonStatus:
     warnings: tuple[str, ...] = ()
 
 
-def places(columns: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
-    """`areas` and `places` of a `Shown` from the columns of its particles; {} when they lack them."""
+def whereabouts(columns: Mapping[str, Any]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """`areas` and `places` of a `Shown` from the columns of its particles; None when they lack them."""
     if not {"area", "y", "x"} <= columns.keys():
-        return {}
-    return {"areas": np.asarray(columns["area"]), "places": np.stack([columns["y"], columns["x"]], axis=1)}
+        return None, None
+    return np.asarray(columns["area"]), np.stack([columns["y"], columns["x"]], axis=1)
 
 
 def finite(value: float | None) -> float | None:

@@ -19,7 +19,7 @@ from emstream.view import ViewOptions, particles
 from emstream.view.history import History
 from emstream.view.latest import Latest
 from emstream.view.server import Server, start
-from emstream.view.shown import DaemonStatus, Shown, places
+from emstream.view.shown import DaemonStatus, Shown, whereabouts
 
 
 class Stored:
@@ -103,7 +103,8 @@ class Stored:
             area_fraction=float(_cell(source, "area_fraction", index, math.nan)),
             labels=columns.get("label"),
             tracks=particles.tracks_of(source, index, columns["label"]) if columns else None,
-            **places(columns),
+            areas=whereabouts(columns)[0],
+            places=whereabouts(columns)[1],
             diameters=np.asarray(columns.get("diameter", ()), np.float32),
             model=models[-1]["name"] if models and labelled else "",
         )

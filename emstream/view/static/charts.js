@@ -132,10 +132,11 @@ export class Charts {
     const n = past.frame.length, byTime = n > 1 && past.time_s[n - 1] > past.time_s[0] && t0 !== null;
     const [per, name] = byTime ? elapsedUnit(past.time_s[n - 1] - t0) : [1, "frame"], x = byTime ? past.time_s.map((t) => (t - t0) / per) : past.frame;
     const [, lengthUnit, k] = unit === "nm" ? this.lengths(past.diameter, 1) : [1, unit, 1], y = past.diameter.map((d) => (d === null ? null : d * k));
+    const box = document.getElementById("chart-particle"); // its height changes with the events below it
     const at = past.frame.indexOf(here), top = Math.max(...y), low = Math.min(...y), room = Math.max((top - low) * 0.15, top * 0.05);
     const dot = { x: at < 0 ? [] : [x[at]], y: at < 0 ? [] : [y[at]], type: "scatter", mode: "markers", hoverinfo: "skip", marker: { color: colour, size: this.font.size * 0.75, line: { color: this.c.ink, width: 1.4 } } };
     this.plan("chart-particle", [this.line(x, y, this.c.accent, { mode: n < 40 ? "lines+markers" : "lines", marker: { size: this.font.size * 0.3 }, hovertemplate: `%{y} ${lengthUnit}<extra></extra>` }), dot],
-      this.layout({ title: name, nticks: 5, hoverformat: byTime ? ".2f" : "d" }, { title: `⌀ ${lengthUnit}`, nticks: 4, range: n ? [Math.max(0, low - room), top + room] : [0, 1] }));
+      this.layout({ ticksuffix: byTime ? ` ${name}` : "", nticks: 5, tickformat: byTime ? "" : "d", hoverformat: byTime ? ".2f" : "d" }, { title: `⌀ ${lengthUnit}`, nticks: 4, range: n ? [Math.max(0, low - room), top + room] : [0, 1] }, { width: box.clientWidth, height: box.clientHeight }));
   }
 
   clear() { this.bins = null; this.ceiling = 0; }

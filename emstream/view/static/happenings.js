@@ -3,32 +3,31 @@ import { trackColour } from "./colours.js";
 
 const MOST = 50;
 export const ENDS = { dissolution: "Dissolved", detachment: "Detached" };
-// An event's tracks in words and order: what was → what is.
+// An event's tracks in order: what was → what is.
 export function tracksOf({ kind, track, other_track: other }) {
-  if (other < 0) return [[track], ""];
-  return kind === "coalescence" ? [[other, track], "into"] : [[track, other], "gave"];
+  if (other < 0) return [track];
+  return kind === "coalescence" ? [other, track] : [track, other];
 }
 
 export function row(event, when, onClick) {
-  const item = document.createElement("li"), button = document.createElement("button"), who = document.createElement("span"), at = document.createElement("small");
+  const item = document.createElement("li"), button = document.createElement("button"), who = document.createElement("span");
   const kind = Object.assign(document.createElement("b"), { textContent: event.kind[0].toUpperCase() + event.kind.slice(1) });
-  const [tracks, word] = tracksOf(event);
   who.className = "tracks";
-  tracks.forEach((track, i) => {
+  tracksOf(event).forEach((track, i) => {
     const dot = document.createElement("i");
     dot.className = "dot"; dot.style.background = trackColour(track);
-    if (i) who.append(` ${word} `);
+    if (i) who.append(" → ");
     who.append(dot, `#${track}`);
   });
-  at.textContent = when(event);
-  button.append(kind, who, at); button.onclick = () => onClick(event);
+  const [frame, time] = when(event).map((text) => Object.assign(document.createElement("small"), { textContent: text }));
+  button.append(kind, who, frame, time); button.setAttribute("aria-label", button.title = `${event.kind} of ${tracksOf(event).map((t) => `#${t}`).join(" → ")} in frame ${event.frame}`); button.onclick = () => onClick(event);
   item.append(button);
   return item;
 }
 
 export class Happenings {
-  // when(event) → "frame 12 · 0:03"; onPick(event); onNew(events) are those that were not known before
-  constructor({ list, empty, count, when, onPick, onNew }) { Object.assign(this, { list, empty, count, when, onPick, onNew }); this.clear(); }
+  // when(event) → ["12", "0:03"], frame and time; onPick(event); onNew(events) are those that were not known before
+  constructor({ list, empty, heads, count, when, onPick, onNew }) { Object.assign(this, { list, empty, heads, count, when, onPick, onNew }); this.clear(); }
   clear() { this.run = null; this.version = 0; this.frames = -1; this.events = []; this.draw(); }
 
   // Live runs are asked again and again for what is new, stored ones when they have grown.
@@ -52,7 +51,7 @@ export class Happenings {
     const focused = [...this.list.children].findIndex((e) => e.contains(document.activeElement));
     this.list.replaceChildren(...[...this.events].reverse().map((e) => row(e, this.when, this.onPick)));
     this.list.children[focused]?.querySelector("button").focus({ preventScroll: true });
-    this.empty.hidden = this.events.length > 0;
+    this.empty.hidden = this.events.length > 0; this.heads.hidden = !this.empty.hidden;
     this.count.textContent = this.events.length ? (this.events.length >= MOST ? `last ${MOST}` : String(this.events.length)) : "";
   }
 }

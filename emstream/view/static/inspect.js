@@ -134,7 +134,7 @@ export class Inspector {
     say("particle-fate", this.fate(frame));
     say("particle-diameter", d === null ? "–" : length(d, unit)); say("particle-area", a === null ? "–" : area(a, unit));
     say("particle-place", y === null || x === null ? "–" : `${three(x)}, ${three(y)} ${unit}`);
-    say("particle-first", first ? `frame ${first[0]}${first[2]}${this.elapsed(first[1])}` : "–");
+    say("particle-first", first ? `frame ${first[0]}${first[2] || this.elapsed(first[1])}` : "–");
     const key = JSON.stringify(this.events.map((e) => [e.frame, e.kind, e.track, e.other_track]));
     if ($("particle-events").dataset.shown !== key) {
       $("particle-events").dataset.shown = key;

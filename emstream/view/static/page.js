@@ -206,10 +206,14 @@ function openRuns(open = !$("runs").classList.contains("open")) {
 }
 
 // ---- one particle, and what happened
-const since = (t) => (t === null || t === undefined || curves.start === null ? "" : ` · ${span(t - curves.start)}`);
-const when = (e) => `frame ${digits(e.frame, 12)}${since(e.time_s)}`;
+const clock = (t) => { // since the run began
+  const s = t === null || t === undefined || curves.start === null ? null : t - curves.start;
+  return s === null ? "" : s < 60 ? `${s.toFixed(s < 10 ? 2 : 1)} s` : span(s);
+};
+const since = (t) => (clock(t) ? ` · ${clock(t)}` : "");
+const when = (e) => [digits(e.frame, 12), clock(e.time_s)];
 const inspector = new Inspector({ stage, charts, when, elapsed: since, jump, live: () => now.mode === "live", stored: () => Boolean(now.shelf), start: () => curves.start });
-const happenings = new Happenings({ list: $("event-list"), empty: $("no-events"), count: $("event-count"), when, onPick: jump, onNew: (events) => inspector.add(events) });
+const happenings = new Happenings({ list: $("event-list"), empty: $("no-events"), heads: $("event-heads"), count: $("event-count"), when, onPick: jump, onNew: (events) => inspector.add(events) });
 function jump(e) { // live: its particle; looking back: there, while what goes can still be seen
   if (now.mode === "look") { stop(); lookAt(now.run, e.frame - (["dissolution", "detachment"].includes(e.kind) ? 1 : 0)); }
   inspector.track(e.track);
