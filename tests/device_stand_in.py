@@ -16,7 +16,7 @@ import scipy.fft
 import scipy.ndimage
 
 
-class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801  named as in cupy
+class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     """A device array."""
 
     __module__ = "cupy"
