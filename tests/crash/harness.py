@@ -42,7 +42,7 @@ class Life(Protocol):
 def lives() -> Iterator[Life]:
     """A server that has imported everything already and forks: a life costs a tenth of a second."""
     where = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "crash.writer_process"]
+    command = [sys.executable, "-m", "crash.writer_process", str(planted.FRAMES)]
     with subprocess.Popen(command, env=where, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
         assert server.stdout is not None
@@ -72,15 +72,15 @@ def in_memory(fallback: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def killed_over_and_over(life: Life, out: Path, rng: random.Random, most: int, clock: bool = False) -> int:
+def killed_over_and_over(life: Life, out: Path, rng: random.Random, most: int, clock_s: float = 0.0) -> int:
     """Kill a store's writer up to `most` times, at random points, until one life reaches its end; returns the kills.
 
-    clock : every other kill comes after a random time instead of at a point
+    clock_s : every other kill comes at a random time, so late at most
     """
     kills = 0
     while kills < most:
-        if clock and rng.random() < 0.5:
-            code = life(out, "emstream", "", rng.uniform(0.01, 0.25))
+        if clock_s and rng.random() < 0.5:
+            code = life(out, "emstream", "", rng.uniform(0, clock_s))
         else:
             code = life(out, "emstream", f"{rng.choice(POINTS)}:{rng.randint(1, 6)}:kill")
         if code == 0:
@@ -132,6 +132,7 @@ def assert_perfect(out: Path) -> None:
     assert np.array_equal(run.labels.compute(scheduler="sync"), [planted.labels(i) for i in range(planted.FRAMES)])
     assert np.array_equal(run.column("time_s"), 1e9 + np.arange(planted.FRAMES))
     assert np.array_equal(run.column("source_index"), np.arange(planted.FRAMES))
+    assert np.array_equal(run.column("final_shift"), [planted.final_shift(i) for i in range(planted.FRAMES)])
     table = pd.read_parquet(path / "tables" / "particles.parquet")
     assert np.array_equal(table["frame"], np.repeat(np.arange(planted.FRAMES), 2))
     report = check(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from emstream.messages import Origin
@@ -10,9 +12,12 @@ SHAPE = (300, 8)  # tall enough for a second pyramid level
 FRAMES = 24
 
 
+@lru_cache(maxsize=256)
 def pixels(i: int) -> np.ndarray:
     """Frame i: (y, x) uint16, no two alike, no pixel 0."""
-    return np.random.default_rng(i).integers(1, 4000, SHAPE).astype(np.uint16)
+    image = np.random.default_rng(i).integers(1, 4000, SHAPE).astype(np.uint16)
+    image.flags.writeable = False
+    return image
 
 
 def labels(i: int) -> np.ndarray:
@@ -21,6 +26,11 @@ def labels(i: int) -> np.ndarray:
     image[i % 30 : i % 30 + 5, 3:7] = 1
     image[42:45, 0 : 2 + i % 6] = 2
     return image
+
+
+def final_shift(i: int) -> tuple[float, float]:
+    """Where it turns out to lie, once later ones were seen."""
+    return i / 4 + 0.125, 0.5 - i / 8
 
 
 def origin(i: int, settled: bool = False) -> Origin:

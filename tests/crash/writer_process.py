@@ -57,6 +57,7 @@ def emstream(out: Path, acknowledge: Callable[[int], object] = lambda n: None, f
             for slot in sorted(set(now)):
                 writer.write_labels([LabelRecord(slot, planted.labels(slot), 2, 0.1, "planted@")])
                 table.append({"frame": [slot, slot], "label": [1, 2]})
+            writer.write_finals({slot: planted.final_shift(slot) for slot in now})
             writer.flush_tables()  # before the labels count: a frame without labels has its rows dropped at a restart
             writer.flush()
         writer.close()
@@ -141,4 +142,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    planted.FRAMES = int(sys.argv[1])
     serve()
