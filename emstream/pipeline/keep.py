@@ -13,7 +13,8 @@ import numpy as np
 from emstream import align, arrays, measure
 from emstream.messages import Aligned, Frame, Labelled, Origin, PixelSize
 from emstream.metrics import Metrics
-from emstream.pipeline.lane import Result, Tables
+from emstream.pipeline.lane import Result
+from emstream.pipeline.steps import Tables
 from emstream.store.behind import WriteBehind
 from emstream.store.run import Run
 from emstream.store.writer import FrameRecord, LabelRecord, RunWriter

@@ -8,44 +8,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
 from emstream import align, arrays, measure
-from emstream.align import AlignOptions
 from emstream.errors import BadImage
-from emstream.measure import MeasureOptions
-from emstream.messages import Aligned, Array, Frame, Labelled, Measured, Origin, Rect, Status
+from emstream.messages import Aligned, Array, Frame, Labelled, Measured, Origin, Status
 from emstream.metrics import Metrics
-from emstream.segment import Segmenter
-from emstream.source.correct import Correction
-
-Tables: TypeAlias = dict[str, Mapping[str, np.ndarray]]  # table name → rows, physical units
+from emstream.pipeline import steps as step
+from emstream.pipeline.steps import Steps, Tables
 
 MEMORY = 256 << 20  # bytes of aligned frames kept for a branch that lags a little; older ones come from the store
 SAVE_EVERY_S = 5.0  # how often the drift and track state is written, so that a restart goes on where it was
 SAVE_EVERY = 100  # or after so many frames, when they come fast
 SAVE_LEAST_S = 1.0
 PEEKED = 256  # frames whose particles are kept in memory until it is their turn
-SMALLEST = 32  # px a side; smaller frames are stored as they are
 REPLAY = 200  # most stored frames that the aligner sees again after a restart without saved state
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
-    """What happens to a frame, made once from the rooms' options.
-
-    correction : dark, gain and defects; never applied to what is stored
-    segmenter  : None when segmentation is off
-    """
-
-    align: AlignOptions
-    measure: MeasureOptions
-    segmenter: Segmenter | None
-    device: str = "cpu"
-    correction: Correction | None = None
-    keep_raw: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -107,9 +86,8 @@ class Lane:
         self.series, self.keeper, self.steps, self.metrics = series, keeper, steps, metrics
         self.shape, self.dtype = first.pixels.shape, first.pixels.dtype
         self._pixel_size_nm = first.pixel_size_nm
-        maps = steps.correction.maps(self.shape) if steps.correction else {}
-        self._references = {k: arrays.to_device(v, steps.device) for k, v in maps.items()}
-        self._aligned = steps.align.enabled and min(self.shape) >= SMALLEST
+        self._references = steps.references(self.shape)
+        self._aligned = steps.aligns(self.shape)
         self.kept = keeper.stored  # frames aligned and handed to the store
         self.linked = keeper.stored  # frames whose particles are measured and tracked, in order
         self.last_frame_at = time.monotonic()
@@ -166,14 +144,14 @@ class Lane:
         except BadImage:  # nothing finite in it: it is kept where the one before lay
             _, *before = self._before or (0.0, 0.0, 0.0)
             shift = self._finals[slot] = (before[0], before[1])
-            moved, valid = align.move(pixels, shift)
-            return Aligned(frame, moved, shift, 0.0, 0, int(Status.BLANK | Status.REJECTED) | self._late(frame), valid)
+            status = int(Status.BLANK | Status.REJECTED) | self._late(frame)
+            return step.place(frame, pixels, shift, self.steps, confidence=0.0, anchor=0, status=status)
         self._settling, done = align.settle(self._settling, self._drift, e, slot)
         self._finals |= {f.slot: f.shift for f in done}
         shift = (float(e.shift[0]), float(e.shift[1]))
-        moved, valid = align.move(pixels, shift, mode=self.steps.align.resample)
-        return Aligned(
-            frame, moved, shift, float(e.confidence), int(e.anchor), int(e.status) | self._late(frame), valid
+        status = int(e.status) | self._late(frame)
+        return step.place(
+            frame, pixels, shift, self.steps, confidence=float(e.confidence), anchor=int(e.anchor), status=status
         )
 
     def _tell_finals(self) -> None:
@@ -250,12 +228,8 @@ class Lane:
 
     def _segment(self, aligned: Aligned) -> Once:
         """Let the network look at a frame; its particles are made of that later."""
-        segmenter = self.steps.segmenter
-        assert segmenter is not None
         began = time.perf_counter()
-        particles = segmenter.look(
-            self._corrected(aligned), valid=aligned.valid, pixel_size_nm=aligned.frame.pixel_size_nm
-        )
+        particles = step.look(self.steps, self._references, aligned)
         looked = time.perf_counter() - began
 
         def finish() -> Labelled:
@@ -266,24 +240,11 @@ class Lane:
 
         return Once(finish)
 
-    def _corrected(self, aligned: Aligned) -> Array:
-        """(counts - dark) * gain, the references moved as the frame was; the counts themselves without references."""
-        pixels, (dy, dx) = aligned.pixels, align.whole(aligned.shift)
-        for name in ("dark", "gain"):
-            if name in self._references:
-                reference, _ = align.move(self._references[name], (float(dy), float(dx)))
-                pixels = pixels - reference if name == "dark" else pixels * reference
-        return pixels
-
     # ---- behind the loop, in the queue's thread ----------------------------------------------------------------
 
     def _measure(self, labelled: Labelled, aligned: Aligned) -> Measured:
         with self.metrics.timed("measure"):
-            dy, dx = align.whole(aligned.shift)
-            rest = (aligned.shift[0] - dy, aligned.shift[1] - dx)
-            columns = measure.particles(labelled.labels, aligned.pixels, valid=aligned.valid, shift_rest=rest)
-        covered = max(1, area_of(aligned.valid))
-        return Measured(columns, len(columns["label"]), float(np.sum(columns["area"])) / covered)
+            return step.measured(labelled, aligned)
 
     def _first_look(self, slot: int, aligned: Aligned, labelled: Labelled, speed: float) -> Result:
         """The newest frame, measured before its turn to be tracked."""
@@ -298,17 +259,7 @@ class Lane:
     def _follow(self, slot: int, aligned: Aligned, labelled: Labelled, speed: float) -> tuple[Result, Tables]:
         """Particles and tracks of one frame, and the rows that it adds to the tables."""
         found = self._measured.pop(slot, None) or self._measure(labelled, aligned)
-        time_s, size = aligned.frame.time_s, self._pixel_size_nm
-        self._tracks, tracks, events = measure.link(
-            self._tracks, labelled.labels, found.particles, slot, time_s, valid=aligned.valid, anchor=aligned.anchor
-        )
-        columns: dict[str, Any] = {**found.particles, "track": tracks, "frame": slot, "time_s": time_s}
-        tables: Tables = {"particles": measure.rows("particles", columns, size)}
-        if self._tracks.finished and len(self._tracks.finished["track"]):
-            tables["tracks"] = measure.rows("tracks", self._tracks.finished, size)
-        if events:
-            tables["events"] = measure.rows("events", {k: np.array([e[k] for e in events]) for k in events[0]}, size)
-        measured = Measured(columns, found.count, found.area_fraction, tuple(events))
+        self._tracks, measured, tables = step.linked(self._tracks, slot, aligned, labelled, found, self._pixel_size_nm)
         result = Result(
             run=self.keeper.name, frame=slot, aligned=aligned, drift_speed=speed, labelled=labelled, measured=measured
         )
@@ -337,11 +288,7 @@ class Lane:
         self._finals |= {f.slot: f.shift for f in done}
         self._tell_finals()
 
-        def last() -> Tables:
-            alive = measure.finish(self._tracks)
-            return {"tracks": measure.rows("tracks", alive, self._pixel_size_nm)} if len(alive["track"]) else {}
-
-        self.keeper.close(last)
+        self.keeper.close(lambda: step.alive(self._tracks, self._pixel_size_nm))
 
     def _resume(self) -> None:
         """Go on where the run ended: load the state, follow again what came after it was saved."""
@@ -402,9 +349,3 @@ class Lane:
         inside = stored.pixels[y0:y1, x0:x1]
         raw, _ = align.move(stored.pixels, (float(-dy), float(-dx)), fill=float(inside.mean()) if inside.size else 0.0)
         return arrays.to_device(raw, self.steps.device)
-
-
-def area_of(valid: Rect) -> int:
-    """Pixels in the covered rectangle."""
-    y0, y1, x0, x1 = valid
-    return max(0, y1 - y0) * max(0, x1 - x0)
