@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from emstream.align.defects import Defects, find_defects, make_defects
-from emstream.align.grid import Grid
-from emstream.arrays import to_host
+from emstream.align.grid import Grid, ramp
+from emstream.arrays import fft_namespace, to_host
 from emstream.errors import BadImage
 from emstream.messages import Array
 
@@ -68,7 +68,19 @@ def clean(c: Cleaner, pixels: Array, grid: Grid, *, find: bool) -> tuple[Cleaner
             raise BadImage("the frame holds no finite pixel")
         dose = float(x[good].mean())
         x = grid.xp.where(good, x, grid.xp.float32(dose))
-    return c, x, dose
+    return c, coarsen(x, grid), dose
+
+
+def coarsen(x: Array, grid: Grid) -> Array:
+    """The parts' image (`Grid.fine`) on the grid (gy, gx) float32, sharply cut off at the grid's highest frequency."""
+    if grid.parts == 1:
+        return x
+    fft, (gy, gx) = fft_namespace(grid.xp), grid.shape
+    full = fft.rfft2(x)[:, : gx // 2 + 1]
+    kept = grid.xp.concatenate([full[: (gy + 1) // 2], full[full.shape[0] - gy // 2 :]])
+    to_middle = (grid.parts - 1) / 2 / grid.parts  # cells from a cell's first part to its middle
+    kept *= ramp(grid.fy, to_middle, grid.xp)[:, None] * ramp(grid.fx, to_middle, grid.xp)
+    return fft.irfft2(kept, s=grid.shape) * grid.xp.float32(1 / grid.parts**2)
 
 
 def is_blank(c: Cleaner, dose: float, low: float, high: float) -> tuple[Cleaner, bool]:
@@ -82,10 +94,10 @@ def is_blank(c: Cleaner, dose: float, low: float, high: float) -> tuple[Cleaner,
 
 
 def reduce(pixels: Array, grid: Grid, dark: Array | None = None, gain: Array | None = None) -> Array:
-    """Mean over cells of bin² px, after dark and gain: (y, x) -> (gy, gx) float32. Exact for integer counts."""
+    """Means over the parts of the grid's cells, after dark and gain: (y, x) -> `Grid.fine` float32. Exact for integers."""
     if grid.xp is np:
         return _reduce_in_strips(pixels, grid, dark, gain)
-    (gy, gx), b = grid.shape, grid.bin
+    (gy, gx), b = grid.fine
     x = pixels[: gy * b, : gx * b]
     if dark is not None or gain is not None:
         x = x.astype(grid.xp.float32)
@@ -97,7 +109,7 @@ def reduce(pixels: Array, grid: Grid, dark: Array | None = None, gain: Array | N
 
 
 def _reduce_in_strips(pixels: np.ndarray, grid: Grid, dark: np.ndarray | None, gain: np.ndarray | None) -> np.ndarray:
-    (gy, gx), b = grid.shape, grid.bin
+    (gy, gx), b = grid.fine
     out = np.empty((gy, gx), np.float32)
     rows = max(1, STRIP_BYTES // (4 * gx * b * b))
     buffer = np.empty((min(rows, gy) * b, gx * b), np.float32)

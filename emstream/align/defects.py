@@ -1,4 +1,4 @@
-"""Hot and dead pixels: found in the detector's running sum, and taken out of the grid's cells."""
+"""Hot and dead pixels: found in the detector's running sum, and taken out of the grid's parts of cells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AROUND = np.array([(y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Defects:
-    """Defects as sparse corrections of the grid's cells."""
+    """Defects as sparse corrections of the means that a frame is first reduced to; (gy, gx) is `Grid.fine`'s shape."""
 
     pixels: np.ndarray  # (n,) int64 flat indices in the frame
     index: Array  # (m,) those inside the grid, on the device
@@ -49,7 +49,7 @@ class Defects:
 
 def make_defects(pixels: np.ndarray, grid: Grid) -> Defects | None:
     """The corrections for a list of flat pixel indices (n,); None when none lies inside the grid."""
-    (gy, gx), b, xp = grid.shape, grid.bin, grid.xp
+    ((gy, gx), b), xp = grid.fine, grid.xp
     y, x = np.divmod(pixels, grid.frame[1])
     inside = (y < gy * b) & (x < gx * b)
     if not inside.any():

@@ -18,11 +18,16 @@ TAPER = 0.25  # Tukey window
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """Frame (h, w) -> grid (gy, gx) of cells of `bin`² px; frequencies in cycles per cell. Arrays belong to xp."""
+    """Frame (h, w) -> grid (gy, gx) of cells of `bin`² px; frequencies in cycles per cell. Arrays belong to xp.
+
+    Pixels are averaged into parts, `parts` of them on a cell's side, and the parts' image is cut off at the grid's
+    highest frequency: plain averages over cells would weaken the fine detail and fold what is finer still onto it.
+    """
 
     frame: tuple[int, int]
     shape: tuple[int, int]
     bin: int
+    parts: int
     xp: Any
     fy: Array  # (gy,) float32
     fx: Array  # (gx//2+1,) float32
@@ -35,6 +40,11 @@ class Grid:
     ring_weight: Array  # (gy*(gx//2+1),) float32 = twice, flattened
     window: Array  # (gy, gx) float32
     area: float  # sum of window²
+
+    @property
+    def fine(self) -> tuple[tuple[int, int], int]:
+        """Shape (y, x) of the parts' image, and the px on a part's side."""
+        return (self.shape[0] * self.parts, self.shape[1] * self.parts), self.bin // self.parts
 
     @property
     def pad(self) -> tuple[int, int]:
@@ -78,6 +88,7 @@ def make_grid(frame: tuple[int, int], longest: int, xp: Any) -> Grid:
         frame=frame,
         shape=(gy, gx),
         bin=b,
+        parts=next((p for p in (2, 3) if b % p == 0), 1),
         xp=xp,
         fy=xp.asarray(fy),
         fx=xp.asarray(fx),

@@ -9,7 +9,7 @@ import numpy as np
 
 from emstream.align import peak
 from emstream.align import weight as w
-from emstream.align.clean import reduce
+from emstream.align.clean import coarsen, reduce
 from emstream.align.confidence import confidence
 from emstream.align.grid import Grid, make_grid
 from emstream.arrays import array_namespace
@@ -75,7 +75,7 @@ def _matched(a: Array, b: Array, grid: Grid) -> tuple[Array, w.Spectrum, float, 
     window = grid.window
     spectra = []
     for image in (a, b):
-        x = reduce(image, grid)
+        x = coarsen(reduce(image, grid), grid)
         x = x - (x * window).sum() / window.sum()
         spectra.append(w.transform(x * window, grid))
     power = (abs(spectra[0]) ** 2 + abs(spectra[1]) ** 2) / 2

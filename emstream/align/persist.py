@@ -20,7 +20,7 @@ from emstream.align.witness import Mark, Witness
 from emstream.arrays import to_host
 from emstream.errors import BadImage
 
-VERSION = 2
+VERSION = 3
 
 
 def dump(state: DriftState) -> dict[str, np.ndarray]:
@@ -34,7 +34,7 @@ def dump(state: DriftState) -> dict[str, np.ndarray]:
         "dtype": state.dtype.str,
         "anchor": state.anchor,
         "missed": state.missed,
-        "level": state.level,
+        "level": list(state.level),
         "frame": state.frame,
         "base": list(state.base),
         "summed": c.summed,
@@ -135,7 +135,7 @@ def load(arrays: Mapping[str, np.ndarray], options: AlignOptions | None = None, 
         ),
         anchor=v["anchor"],
         missed=v["missed"],
-        level=v["level"],
+        level=(float(v["level"][0]), float(v["level"][1])),
         frame=v["frame"],
         base=tuple(v["base"]),
         settling=v["settling"],

@@ -50,7 +50,7 @@ class DriftState:
     scale: Scale | None = None
     anchor: int = 0
     missed: int = 0  # frames in a row that were not believed
-    level: float = 0.0  # running height of z
+    level: tuple[float, float] = (0.0, 0.0)  # running height of z: of whole frames, and without their particles
     frame: int = 0
     base: tuple[float, float] = (0.0, 0.0)  # px: where this anchor lies on the reference's canvas
     seen: Seen | None = None  # of the newest frame; None for a blank one. Not saved
@@ -147,7 +147,7 @@ def _first(state: DriftState, x: Array, dose: float, status: Status) -> tuple[Dr
         track=start_track(state.options.jitter_px),
         scale=make_scale(spectrum, 1.0, grid),
         missed=0,
-        level=0.0,
+        level=(0.0, 0.0),
         base=(0.0, 0.0),
         seen=Seen(transformed, grid.window, np.full((2, 2), np.inf)),
         witness=Witness(),
@@ -175,11 +175,12 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
     centred = (x - (x * window).sum() / grid.xp.maximum(window.sum(), 1e-6)) * window
     moving = w.transform(centred, grid)
     assert state.scale is not None
-    canvas, scale, found = find(state.canvas, state.scale, state.track, state.level, moving, window, grid)
+    usual = state.level[mask is not None]  # the film alone is seen less clearly than particles are
+    canvas, scale, found = find(state.canvas, state.scale, state.track, usual, moving, window, grid)
     state = replace(state, canvas=canvas, scale=scale)
     state = replace(state, seen=Seen(moving, window, found.noise))
     far_off = surprise(state.track, found.shift, found.noise)
-    if found.z < max(0.8 * found.limit, FADED * state.level) or (far_off >= BEYOND and found.z < 1.6 * found.limit):
+    if found.z < max(0.8 * found.limit, FADED * usual) or (far_off >= BEYOND and found.z < 1.6 * found.limit):
         return _missed(state, x, dose, found)
     status = Status(0)
     leapt = far_off >= BEYOND
@@ -201,7 +202,7 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
         / (state.canvas.count + 1) ** 2,  # it drags the mean along
         canvas=_admit(state, moving, window, best),
         missed=0,
-        level=found.z if state.level == 0 else 0.9 * state.level + 0.1 * found.z,
+        level=_followed(state.level, mask is not None, found.z),
     )
     state = _refreshed(state, best, window)
     if state.witness.due(state.canvas.count) and state.scale is not None:
@@ -216,6 +217,12 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
     return state, replace(_estimate(state, best, sure, status, sigma, found.z, found.shift, dose), link=link)
 
 
+def _followed(level: tuple[float, float], masked: bool, z: float) -> tuple[float, float]:
+    """The running heights, that of frames like this one moved towards its own."""
+    now = z if level[masked] == 0 else 0.9 * level[masked] + 0.1 * z
+    return (level[0], now) if masked else (now, level[1])
+
+
 def _cover(state: DriftState, shift: np.ndarray) -> float:
     """Share of the anchor frame that a frame at `shift` (2,) covers."""
     parts = [max(0.0, 1 - abs(s - b) / n) for s, b, n in zip(shift, state.base, state.grid.frame)]
@@ -225,7 +232,7 @@ def _cover(state: DriftState, shift: np.ndarray) -> float:
 def _missed(state: DriftState, x: Array, dose: float, found: Found) -> tuple[DriftState, Estimate]:
     """Not believed; after `give_up` such frames in a row, a new anchor begins here."""
     state = replace(state, missed=state.missed + 1)
-    seen = state.scale is not None and state.level > 1.5 * found.limit
+    seen = state.scale is not None and max(state.level) > 1.5 * found.limit
     if seen and state.missed >= state.options.give_up:
         return _first(replace(state, anchor=state.anchor + 1), x, dose, Status.LOST_LOCK)
     return _predicted(state, Status(0), dose, found)
