@@ -10,10 +10,12 @@ from emstream.measure.particles import particles
 if TYPE_CHECKING:
     from emstream.measure.columns import dictionary, rows, schema, to_physical
     from emstream.measure.distribution import histogram, summarize
+    from emstream.measure.gaps import Relinked, relink
     from emstream.measure.track import TrackState, dump, finish, link, load, start_tracks
 
 __all__ = [
     "MeasureOptions",
+    "Relinked",
     "TrackState",
     "dictionary",
     "dump",
@@ -22,6 +24,7 @@ __all__ = [
     "link",
     "load",
     "particles",
+    "relink",
     "rows",
     "schema",
     "start_tracks",
@@ -48,6 +51,8 @@ _DOORS = {
     "histogram": "distribution",
     "link": "track",
     "load": "track",
+    "Relinked": "gaps",
+    "relink": "gaps",
     "rows": "columns",
     "schema": "columns",
     "start_tracks": "track",

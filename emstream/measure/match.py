@@ -107,11 +107,15 @@ def by_distance(
     j, d = near[i, rank], distance[i, rank]
     ratio = np.log(old_area[i] / new_area[j])
     fits = np.abs(ratio) <= math.log(area_ratio)
-    i, j, cost = i[fits], j[fits], ((d / gate[i]) ** 2 + ratio**2)[fits]
+    return assigned(len(old), len(new), i[fits], j[fits], ((d / gate[i]) ** 2 + ratio**2)[fits])
+
+
+def assigned(n: int, m: int, i: np.ndarray, j: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """Of n old ones the new one (of m), -1 = none: as many of the possible pairs (i, j) as can be, at the least cost."""
+    link = np.full(n, -1)
     if not len(i):
         return link
-    n = len(old)
-    graph = coo_array((np.ones(len(i)), (i, n + j)), shape=(n + len(new), n + len(new)))
+    graph = coo_array((np.ones(len(i)), (i, n + j)), shape=(n + m, n + m))
     group = connected_components(graph, directed=False)[1][i]
     single = np.bincount(group)[group] == 1
     link[i[single]] = j[single]
