@@ -81,8 +81,11 @@ def split(pictures: Sequence[Picture], share: float) -> tuple[list[Picture], lis
 class Crops:
     """An endless supply of batches; deterministic for a seed. `stream` sets where it stands after a restart."""
 
-    def __init__(self, pictures: Sequence[Picture], options: LearnOptions, stream: int = 0) -> None:
+    def __init__(
+        self, pictures: Sequence[Picture], options: LearnOptions, stream: int = 0, look: drawn.Look | None = None
+    ) -> None:
         self.options = options
+        self.look = look or drawn.Look()
         self.rng = np.random.default_rng((options.seed, stream))
         self.pyramids = [_pyramid(p) for p in pictures]
         self.scenes: list[drawn.Scene] = []
@@ -111,9 +114,9 @@ class Crops:
             return
         side = int(1.3 * self.options.crop_px)
         if self.rng.random() < self.options.simulated:
-            new = simulated(self.rng, side) or drawn.scene(self.rng, (side, side), drawn.Look())
+            new = simulated(self.rng, side) or drawn.scene(self.rng, (side, side), self.look)
         else:
-            new = drawn.scene(self.rng, (side, side), drawn.Look())
+            new = drawn.scene(self.rng, (side, side), self.look)
         if len(self.scenes) < BANK:
             self.scenes.append(new)
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import math
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import safetensors
 import torch
@@ -18,53 +18,87 @@ from torch.nn import functional as F
 
 from emstream.errors import ModelBroken
 from emstream.learn import LearnOptions, Progress
-from emstream.learn.data import Crops
-from emstream.segment.unet import UNet
 
 KEEP = 0.998  # of the running mean of the weights, per step
 CHECKPOINT = "checkpoint.safetensors"
-Validate = Callable[[UNet], dict[str, Any]]
+Net = TypeVar("Net", bound=nn.Module)
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Supply(Protocol):
+    """An endless supply of batches: images (n, 1, y, x), and what the loss wants to know of them."""
+
+    def batch(self) -> tuple[Tensor, Tensor]: ...
+
+
+class Group(Protocol):
+    """Several processes that train one network together, each on batches of its own."""
+
+    first: bool  # this one writes the checkpoint and validates
+
+    def average(self, net: nn.Module) -> None:
+        """Gradients become their mean over all processes."""
+        ...
+
+    def agree(self, share: float) -> float:
+        """The largest share of the training done, so that all leave the loop after the same step."""
+        ...
+
+
+def cosine(step: int, share: float) -> float:
+    """Learning rate relative to the highest: rises over 100 steps, then falls to 0 as half a cosine."""
+    return min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * share))
 
 
 def fit(
-    net: UNet,
-    crops: Callable[[int], Crops],
+    net: Net,
+    crops: Callable[[int], Supply],
     options: LearnOptions,
     folder: Path,
-    validate: Validate,
+    validate: Callable[[Net], dict[str, Any]],
     progress: Progress | None = None,
-) -> UNet:
+    *,
+    criterion: Loss | None = None,
+    schedule: Callable[[int, float], float] = cosine,
+    group: Group | None = None,
+) -> Net:
     """Train, and return the running mean of the weights; goes on from `folder`/checkpoint.safetensors if it is there.
 
     crops    : stream number -> batches; a restart takes another stream
     validate : called with the running mean after each tenth of the training and at its end; given to `progress`
+    progress : called once an epoch, after the checkpoint; what it raises ends the training, which can go on later
+    criterion: maps, wanted -> one number; `loss` when None
+    schedule : step, share done -> learning rate relative to the highest
+    group    : the other processes, when there are any
     raises   : ModelBroken (a checkpoint of another network)
     """
     torch.set_num_threads(max(1, options.threads))
     torch.manual_seed(options.seed)
-    mean = UNet(net.widths, net.stem)
-    mean.load_state_dict(net.state_dict())
+    mean = copy.deepcopy(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     step, spent = resume(folder, net, mean, optimizer)
     supply, total = crops(step), options.epochs * options.steps_per_epoch
     _channels_last(net.train())
     began, seen, told = time.monotonic() - spent, math.nan, int(10 * done(step, total, spent, options))
-    while (share := done(step, total, time.monotonic() - began, options)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * share))
+    first = group is None or group.first
+    while (share := done(step, total, time.monotonic() - began, options, group)) < 1:
+        for part in optimizer.param_groups:
+            part["lr"] = options.learning_rate * schedule(step, share)
         images, wanted = supply.batch()
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
             maps = net(images.contiguous(memory_format=torch.channels_last))
-        value = loss(maps.float(), wanted)
+        value = (criterion or loss)(maps.float(), wanted)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(value)
+        if group is not None:
+            group.average(net)
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         step += 1
         follow(mean, net, min(KEEP, (step + 1) / (step + 10)))
         now = float(value.detach())
         seen = now if math.isnan(seen) else seen + 0.02 * (now - seen)
-        if step % options.steps_per_epoch == 0:
+        if step % options.steps_per_epoch == 0 and first:
             spent = time.monotonic() - began
             checkpoint(folder, net, mean, optimizer, step, spent)
             report: dict[str, Any] = {"step": step, "steps": total, "loss": seen, "seconds": spent}
@@ -73,7 +107,8 @@ def fit(
                 report["validation"] = validate(mean.eval())
             if progress is not None:
                 progress(report)
-    checkpoint(folder, net, mean, optimizer, step, time.monotonic() - began)
+    if first:
+        checkpoint(folder, net, mean, optimizer, step, time.monotonic() - began)
     return mean.eval()
 
 
@@ -88,15 +123,16 @@ def loss(maps: Tensor, wanted: Tensor) -> Tensor:
     return entropy + ridge + (1 - (2 * both + 50) / (either + 50)).mean()
 
 
-def _channels_last(net: UNet) -> None:
+def _channels_last(net: nn.Module) -> None:
     for p in net.parameters():
         if p.ndim == 4:
             p.data = p.data.contiguous(memory_format=torch.channels_last)
 
 
-def done(step: int, total: int, seconds: float, options: LearnOptions) -> float:
+def done(step: int, total: int, seconds: float, options: LearnOptions, group: Group | None = None) -> float:
     """How much of the training is behind, 0..1, by steps or by minutes, whichever is further."""
-    return max(step / max(total, 1), seconds / (60 * options.minutes) if options.minutes else 0.0)
+    share = max(step / max(total, 1), seconds / (60 * options.minutes) if options.minutes else 0.0)
+    return share if group is None else group.agree(share)
 
 
 def follow(mean: nn.Module, net: nn.Module, keep: float) -> None:
@@ -115,20 +151,20 @@ def fast_bfloat16() -> bool:
 
 
 def checkpoint(
-    folder: Path, net: UNet, mean: UNet, optimizer: torch.optim.Optimizer, step: int, seconds: float
+    folder: Path, net: nn.Module, mean: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
 ) -> None:
     """Replace `folder`/checkpoint.safetensors by the state of now."""
     tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
     tensors |= {f"mean.{k}": v.contiguous() for k, v in mean.state_dict().items()}
     for i, kept in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{k}": torch.as_tensor(v).contiguous() for k, v in kept.items()}
-    about = {"step": str(step), "seconds": f"{seconds:.1f}", "widths": json.dumps(net.widths)}
+    about = {"step": str(step), "seconds": f"{seconds:.1f}"}
     new = folder / f"{CHECKPOINT}.part"
     save_file(tensors, new, metadata=about)
     os.replace(new, folder / CHECKPOINT)
 
 
-def resume(folder: Path, net: UNet, mean: UNet, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def resume(folder: Path, net: nn.Module, mean: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """Steps and seconds that are behind; fills the networks and the optimizer. raises : ModelBroken"""
     path = folder / CHECKPOINT
     if not path.is_file():
