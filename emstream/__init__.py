@@ -14,16 +14,18 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "open", "open_run", "register", "segment"]
 
 
-def open(path: Any) -> Movie:  # shadows the builtin on purpose: emstream.open("movie.mrc")
-    """A movie from any file or folder of a camera, or a stored run.
+def open(path: Any, pixel_size_nm: Any = None, *, select: str = "") -> Movie:  # shadows the builtin on purpose
+    """A movie from any file or folder of a camera, a stored run, or a Zarr stack on disk or at a URL.
 
-    path    : file or folder
-    returns : Movie: len(movie), movie.shape (y, x), .dtype, .pixel_size_nm, movie[i] -> (y, x) array
-    raises  : SourceMissing, UnreadableFile
+    path          : file, folder or URL
+    pixel_size_nm : (y, x) nm per px, or one number for both; overrides what the file says
+    select        : where axes beside t, y, x of a Zarr stack are held: "c=0,z=3"; "t=z": z counts the frames
+    returns       : Movie: len(movie), movie.shape (y, x), .dtype, .pixel_size_nm, movie[i] -> (y, x) array
+    raises        : SourceMissing, UnreadableFile, MissingExtra, BadSettings
     """
     from emstream.source.formats import open_movie
 
-    return open_movie(path)
+    return open_movie(path, pixel_size_nm, select=select)
 
 
 def open_run(path: Any) -> Run:

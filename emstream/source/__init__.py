@@ -36,9 +36,18 @@ class SourceOptions:
     dark: str = ""  # path of the dark reference
     defects: str = ""  # path of a defect map (1 = bad) or of a text of rectangles `x y w h`
     pixel_size_nm: float | tuple[float, float] | None = None  # nm per px, (y, x) or both; overrides the file
+    select: str = ""  # of Zarr stacks: where axes beside t, y, x are held, c=0,z=3; t=z: z counts the frames
     group: Group = "auto"  # what makes one run
     watch: Literal["auto", "scan"] = "auto"  # scan: do not ask the system for file events
     max_frame_bytes: int = 2 << 30  # a frame that claims more is refused before anything is allocated
     read_ahead_mb: int = 256  # decoded frames that may wait for the loop
     eer_frames: int = 1  # raw EER frames summed into one frame
     ignore: tuple[str, ...] = IGNORED_NAMES  # names (fnmatch) that are never frames
+
+
+def size_given(options: SourceOptions) -> tuple[float, float] | None:
+    """(y, x) nm per px that the settings give, one number meaning both; None when they leave it to the file."""
+    size = options.pixel_size_nm
+    if size is None:
+        return None
+    return (float(size), float(size)) if isinstance(size, (int, float)) else (float(size[0]), float(size[1]))

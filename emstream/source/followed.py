@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from emstream.errors import NotComplete, SourceMissing, UnreadableFile
-from emstream.messages import Frame, Origin, PixelSize
-from emstream.source import SourceOptions
+from emstream.messages import Frame, Origin
+from emstream.source import SourceOptions, size_given
 from emstream.source.discover import Found
 from emstream.source.filesystem import printable
 from emstream.source.formats.protocol import FrameSource, SourceState
@@ -126,7 +126,7 @@ class Followed:
             origin=Origin(printable(self.path), i, before.size, before.mtime_ns, before.inode),
             pixels=pixels,
             time_s=self._time(i, before),
-            pixel_size_nm=_pair(options.pixel_size_nm) or self.source.pixel_size_nm,
+            pixel_size_nm=size_given(options) or self.source.pixel_size_nm,
             late=late,
             seen_at=self.complete_at,
             closed_at=before.mtime_ns / 1e9,
@@ -226,10 +226,3 @@ class Followed:
         fps = self.source.meta().get("fps")
         after = (state.n_covered - 1 - i) / fps if isinstance(fps, (int, float)) and fps > 0 else 0.0
         return min(state.mtime_ns / 1e9, time.time()) - after
-
-
-def _pair(size: float | tuple[float, float] | None) -> PixelSize | None:
-    """One number means both axes."""
-    if size is None:
-        return None
-    return (float(size), float(size)) if isinstance(size, (int, float)) else (float(size[0]), float(size[1]))

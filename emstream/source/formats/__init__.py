@@ -8,12 +8,14 @@ For the watcher: `sniff` says which reader knows a file (NotComplete: ask again)
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from emstream.errors import NotComplete, UnreadableFile
 from emstream.messages import PixelSize
-from emstream.source import SourceOptions
+from emstream.source import SourceOptions, size_given
 from emstream.source.formats.movie import Movie
+from emstream.source.formats.place import Place, Url, place
 from emstream.source.formats.protocol import FrameSource, SourceState, Verdict
 from emstream.source.formats.registry import HEAD, Reader, named, readers, recognise, sniff, suffixes
 
@@ -23,10 +25,12 @@ __all__ = [
     "Movie",
     "Reader",
     "SourceState",
+    "Url",
     "Verdict",
     "named",
     "open_movie",
     "open_source",
+    "place",
     "readers",
     "recognise",
     "sniff",
@@ -34,32 +38,45 @@ __all__ = [
 ]
 
 
-def open_source(path: Path | str, options: SourceOptions | None = None) -> FrameSource:
-    """The frames of one file (with the files that belong to it), or of one folder; it may still grow.
+def open_source(path: Place | str, options: SourceOptions | None = None) -> FrameSource:
+    """The frames of one file (with the files that belong to it), of one folder, or of a Zarr store also at a URL.
 
+    It may still grow.
     raises : SourceMissing, NotComplete (too short yet: ask again), UnreadableFile, MissingExtra
     """
     options = options or SourceOptions()
-    path = Path(path)
-    return sniff(path, options.format).open(path, options)
+    at = place(path)
+    return sniff(at, options.format).open(at, options)
 
 
-def open_movie(path: Path | str, pixel_size_nm: PixelSize | float | None = None) -> Movie:
-    """A movie from any file or folder of a camera, or a stored run.
+def open_movie(
+    path: Place | str,
+    pixel_size_nm: PixelSize | float | None = None,
+    *,
+    select: str = "",
+    options: SourceOptions | None = None,
+) -> Movie:
+    """A movie from any file or folder of a camera, a stored run, or a Zarr stack also at a URL.
 
-    path          : file or folder
+    path          : file, folder or URL
     pixel_size_nm : (y, x) nm per px, or one number for both; overrides what the file says
-    raises        : SourceMissing, UnreadableFile, MissingExtra
+    select        : where axes beside t, y, x of a Zarr stack are held: "c=0,z=3"; "t=z": z counts the frames
+    options       : how to read it; the two above are stronger
+    raises        : SourceMissing, UnreadableFile, MissingExtra, BadSettings
     """
-    path = Path(path)
-    size = (float(pixel_size_nm),) * 2 if isinstance(pixel_size_nm, (int, float)) else pixel_size_nm
+    options = options or SourceOptions()
+    if select:
+        options = replace(options, select=select)
+    if pixel_size_nm is not None:
+        options = replace(options, pixel_size_nm=pixel_size_nm)
+    at = place(path)
     try:
-        source = open_source(path)
+        source = open_source(at, options)
     except NotComplete as err:
-        empty = path.is_file() and os.path.getsize(path) == 0
+        empty = isinstance(at, Path) and at.is_file() and os.path.getsize(at) == 0
         reason = "empty" if empty else "truncated"
         raise UnreadableFile(f"{path} holds nothing" if empty else err.what, err.hint, reason=reason) from err
-    movie = Movie(source, size)
+    movie = Movie(source, size_given(options))
     if len(movie) == 0:
         movie.close()
         what = movie.problem or f"{path} holds no whole frame"

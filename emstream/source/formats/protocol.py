@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from emstream.messages import PixelSize
+from emstream.source.formats.place import Place
 
 
 class Verdict(Enum):
@@ -50,8 +50,10 @@ class FrameSource(Protocol):
     `poll` is cheap (O(what is new), never decodes); `read` may be called from several threads at once.
     """
 
-    path: Path
     format: str  # short name of the reader
+
+    @property
+    def path(self) -> Place: ...  # a Url only of a Zarr stack
 
     @property
     def shape(self) -> tuple[int, int]: ...  # (y, x) px

@@ -13,6 +13,7 @@ from typing import Any
 from emstream.errors import BadSettings, NotComplete, UnreadableFile
 from emstream.source import SourceOptions
 from emstream.source.formats.files import ByteFile
+from emstream.source.formats.place import Place, Url, place
 from emstream.source.formats.protocol import FrameSource, Verdict
 
 HEAD = 512  # bytes that a reader may judge by
@@ -26,7 +27,7 @@ class Reader:
     name: str  # short: what `source.format` and `emstream info` call it
     suffixes: tuple[str, ...]  # lower case, with the dot
     recognise: Callable[[bytes, Path], Verdict]  # first bytes (<= HEAD) and name; pure
-    open: Callable[[Path, SourceOptions], FrameSource]
+    open: Callable[[Any, SourceOptions], FrameSource]  # (path, options); zarr also takes a Url
     folders: bool = False  # the path is a folder
     hint: bool | None = None  # True: always a movie; False: always one frame; None: either
 
@@ -107,13 +108,17 @@ def named(format: str) -> Reader:
     return reader
 
 
-def sniff(path: Path | str, format: str = "auto") -> Reader:
-    """The reader of a file on disk.
+def sniff(path: Place | str, format: str = "auto") -> Reader:
+    """The reader of a file or folder on disk; what lies at a URL is Zarr.
 
     raises : SourceMissing, NotComplete (empty or too short to tell: ask again),
              UnreadableFile (unknown_format, not_a_file)
     """
-    path = Path(path)
+    path = place(path)
+    if isinstance(path, Url):
+        if path.suffix.lower() in suffixes():
+            raise UnreadableFile(f"{path}: camera files are read from a disk", "copy it here, or mount the store")
+        return readers()["zarr"]
     if path.is_dir():
         for reader in readers().values():
             if reader.folders and reader.recognise(b"", path) is Verdict.YES:

@@ -13,6 +13,7 @@ from emstream.errors import FrameOutOfRange, NotComplete, SourceMissing, Unreada
 from emstream.messages import PixelSize
 from emstream.source import SourceOptions
 from emstream.source.formats.files import ByteFile
+from emstream.source.formats.place import Place
 from emstream.source.formats.protocol import SourceState
 
 
@@ -22,7 +23,7 @@ def check_out(out: np.ndarray, shape: tuple[int, int], dtype: np.dtype[Any]) -> 
         raise ValueError(f"out must be C-contiguous {shape} {dtype}, not {out.shape} {out.dtype}")
 
 
-def check_size(path: Path, shape: tuple[int, int], nbytes: int, options: SourceOptions) -> None:
+def check_size(path: Place, shape: tuple[int, int], nbytes: int, options: SourceOptions) -> None:
     """Raises UnreadableFile (corrupt, oversize) before anything is allocated; nbytes: of one frame."""
     if min(shape) <= 0:
         raise UnreadableFile(f"{path} has a damaged header: frames of {shape[0]} x {shape[1]} px")

@@ -1,4 +1,4 @@
-"""Lengths as instruments spell them, in nanometres."""
+"""Lengths and times as instruments spell them, in nanometres and seconds."""
 
 from __future__ import annotations
 
@@ -40,6 +40,23 @@ NM_PER_UNIT = {
     "metre": 1e9,
     "inch": 2.54e7,
 }
+SECONDS_PER_UNIT = {
+    "nanosecond": 1e-9,
+    "ns": 1e-9,
+    "microsecond": 1e-6,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "millisecond": 1e-3,
+    "ms": 1e-3,
+    "second": 1.0,
+    "seconds": 1.0,
+    "s": 1.0,
+    "minute": 60.0,
+    "min": 60.0,
+    "hour": 3600.0,
+    "h": 3600.0,
+    "day": 86400.0,
+}
 
 
 def length_nm(scale: Any, unit: Any) -> float | None:
@@ -57,3 +74,13 @@ def pixel_size(y: float | None, x: float | None) -> PixelSize | None:
     if y is None or x is None or not (math.isfinite(y) and math.isfinite(x) and y > 0 and x > 0):
         return None
     return (float(y), float(x))
+
+
+def seconds(value: Any, unit: Any) -> float | None:
+    """`value` in `unit` as seconds; None when the unit is no time that we know or the value is not positive and finite."""
+    factor = SECONDS_PER_UNIT.get(str(unit).strip().casefold())
+    try:
+        time = float(value) * factor if factor is not None else math.nan
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return time if math.isfinite(time) and time > 0 else None

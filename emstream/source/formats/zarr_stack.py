@@ -1,19 +1,24 @@
-"""A Zarr stack as a movie: a run of emstream, any OME-Zarr image, or a plain array (t, y, x); Zarr v2 and v3."""
+"""A Zarr stack as a movie: a run of emstream, any OME-Zarr image, or a plain array; Zarr v2 and v3, on disk or at a URL."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from emstream.errors import FrameOutOfRange, UnreadableFile
+from emstream.errors import EmstreamError, FrameOutOfRange, UnreadableFile
 from emstream.messages import PixelSize
 from emstream.source import SourceOptions
+from emstream.source.formats import axes
+from emstream.source.formats.decode import CODEC_ERRORS
+from emstream.source.formats.place import Place
 from emstream.source.formats.protocol import SourceState, Verdict
+from emstream.source.formats.remote import patiently, reached
 from emstream.source.formats.single import check_out, check_size
-from emstream.source.formats.units import length_nm, pixel_size
+from emstream.source.formats.units import length_nm, pixel_size, seconds
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
 
@@ -24,44 +29,38 @@ def recognise(head: bytes, path: Path) -> Verdict:
 
 
 class ZarrSource:
-    """One image of a Zarr store, its finest level."""
+    """One image of a Zarr store, its finest level.
+
+    For a run of emstream the frames are those of `0/`, as they were stored; `node` is its group.
+    """
 
     format = "zarr"
 
-    def __init__(self, path: Path, options: SourceOptions) -> None:
+    def __init__(self, path: Place, options: SourceOptions) -> None:
         import zarr
 
         self.path = path
-        try:
-            node: Any = zarr.open(path, mode="r")
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            raise UnreadableFile(f"{path} is no Zarr store that can be read: {err}") from None
-        attrs: dict[str, Any] = dict(node.attrs)
+        self.node: Any = _open(path)
+        attrs: dict[str, Any] = dict(self.node.attrs)
         self._meta: dict[str, Any] = {}
-        scales = (attrs.get("ome") or attrs).get("multiscales") if not isinstance(node, zarr.Array) else None
         self._pixel_size: PixelSize | None = None
-        array: Any
-        if isinstance(node, zarr.Array):
-            array = node
-        elif scales:
-            self.format = "emstream-run" if "emstream" in attrs else "ome-zarr"
-            array = node[scales[0]["datasets"][0]["path"]]
-            self._pixel_size = _ome_size(scales[0])
-        else:
-            arrays = [a for _, a in node.arrays() if a.ndim in (2, 3)]
-            if len(arrays) != 1:
-                raise UnreadableFile(f"{path} is a Zarr group with {len(arrays)} stacks", "name one of its arrays")
-            array = arrays[0]
+        told = (attrs.get("ome") or attrs).get("multiscales") if not isinstance(self.node, zarr.Array) else None
+        image: Mapping[str, Any] | None = told[0] if told else None
+        array: Any = self.node if isinstance(self.node, zarr.Array) else _finest(path, self.node, image)
+        names = _names(array, image)
+        self._axes = axes.find(path, names, array.shape, options.select, image is not None)
+        if image:
+            self.format = "ome-zarr"
+            self._pixel_size, self._meta = _calibration(image)
         if "emstream" in attrs:
-            told = attrs["emstream"]
-            self._meta = {k: told.get(k) for k in ("state", "camera", "started", "source", "models")}
-            size = told.get("pixel_size_nm")
+            self.format, run = "emstream-run", attrs["emstream"]
+            self._meta = {k: run.get(k) for k in ("state", "camera", "started", "source", "models")}
+            size = run.get("pixel_size_nm")
             self._pixel_size = (float(size[0]), float(size[1])) if size else None
-        lead = [n for n in array.shape[:-3] if n != 1]
-        if array.ndim < 2 or lead or array.dtype.kind not in "iuf":
+        if array.dtype.kind not in "iuf":
             raise UnreadableFile(f"{path} is {array.shape} {array.dtype}", "an array (t, y, x) of numbers is needed")
-        self._array, self._lead = array, (0,) * max(0, array.ndim - 3)
-        self._shape = (int(array.shape[-2]), int(array.shape[-1]))
+        self._array = array
+        self._shape = (int(array.shape[self._axes.y]), int(array.shape[self._axes.x]))
         self._dtype = np.dtype(array.dtype).newbyteorder("=")
         check_size(path, self._shape, self._shape[0] * self._shape[1] * self._dtype.itemsize, options)
 
@@ -77,18 +76,41 @@ class ZarrSource:
     def pixel_size_nm(self) -> PixelSize | None:
         return self._pixel_size
 
+    @property
+    def chunk(self) -> int:
+        """Frames in one stored object (a shard, or a chunk): what is read together anyway."""
+        return 1 if self._axes.t is None else int((self._array.shards or self._array.chunks)[self._axes.t])
+
     def poll(self) -> SourceState:
-        n = 1 if self._array.ndim == 2 else int(self._array.shape[-3])
-        return SourceState(n, n, n, self._meta.get("state", "closed") == "closed", True)
+        live = self._meta.get("state", "closed") == "live"
+        if live:  # the number of published frames is in the array's metadata
+            self._array = patiently(self.path, lambda: self.node[self._array.path])
+        n = 1 if self._axes.t is None else int(self._array.shape[self._axes.t])
+        return SourceState(n, n, n + live, not live, True)  # of a live run at least one more is to come
 
     def read(self, i: int) -> np.ndarray:
-        n = self.poll().n_covered
-        if not 0 <= i < n:
-            raise FrameOutOfRange(f"{self.path} has no frame {i}", f"it has {n}")
+        return self.read_block(i, i + 1)[0]
+
+    def read_block(self, start: int, stop: int) -> np.ndarray:
+        """Frames start … stop - 1, (t, y, x), each chunk fetched once.
+
+        raises : FrameOutOfRange, UnreadableFile (says which frames, and the chunk), SourceMissing (out of reach now)
+        """
+        n = 1 if self._axes.t is None else int(self._array.shape[self._axes.t])
+        if not 0 <= start < stop <= n:
+            raise FrameOutOfRange(
+                f"{self.path} has no frame {start if start < 0 or start >= n else stop - 1}", f"it has {n}"
+            )
         try:
-            part = self._array[...] if self._array.ndim == 2 else self._array[(*self._lead, i)]
-        except (RuntimeError, ValueError, OSError) as err:
-            raise UnreadableFile(f"frame {i} of {self.path} is damaged: {err}") from None
+            part = patiently(self.path, lambda: self._array[self._axes.index(start, stop)])
+        except EmstreamError:
+            raise
+        except CODEC_ERRORS as err:
+            where, why = self._blame(start, stop, err)
+            raise UnreadableFile(f"{_frames(start, stop)} of {self.path}, {where}: {why}"[:500]) from err
+        if self.format == "emstream-run" and (gone := self._gone(start, stop)):
+            raise UnreadableFile(f"{_frames(start, stop)} of {self.path}, {gone}: is not there", "emstream check")
+        part = self._axes.turned(np.asarray(part))
         return np.ascontiguousarray(part).astype(self._dtype, copy=False)
 
     def read_into(self, i: int, out: np.ndarray) -> None:
@@ -104,15 +126,101 @@ class ZarrSource:
     def close(self) -> None:
         pass
 
+    def _keys(self, start: int, stop: int) -> list[tuple[str, tuple[slice, ...]]]:
+        """Key and place of every stored object that holds a part of these frames."""
+        grid, shape = self._array.shards or self._array.chunks, self._array.shape
+        spans = []
+        for k, at in enumerate(self._axes.index(start, stop)):
+            low, high = (
+                (at, at + 1) if isinstance(at, int) else (at.start or 0, shape[k] if at.stop is None else at.stop)
+            )
+            spans.append(range(low // grid[k], -(-high // grid[k])))
+        found = []
+        for coords in product(*spans):
+            part = tuple(slice(c * g, min((c + 1) * g, n)) for c, g, n in zip(coords, grid, shape, strict=True))
+            found.append((self._array.metadata.encode_chunk_key(coords), part))
+        return found
 
-def _ome_size(multiscale: Mapping[str, Any]) -> PixelSize | None:
-    """(y, x) nm per px of the finest level."""
-    axes = multiscale.get("axes") or []
-    names = [a.get("name") if isinstance(a, Mapping) else a for a in axes]
-    units = [a.get("unit", "") if isinstance(a, Mapping) else "" for a in axes]
-    found = multiscale["datasets"][0].get("coordinateTransformations") or []
-    scale = next((t["scale"] for t in found if t.get("type") == "scale"), None)
-    if scale is None or "y" not in names or "x" not in names:
-        return None
-    y, x = names.index("y"), names.index("x")
-    return pixel_size(length_nm(scale[y], units[y]), length_nm(scale[x], units[x]))
+    def _blame(self, start: int, stop: int, first: Exception) -> tuple[str, str]:
+        """The chunk that cannot be read, and what its codec says."""
+        for key, part in self._keys(start, stop):
+            try:
+                patiently(self.path, lambda part=part: self._array[part])  # type: ignore[misc]
+            except EmstreamError:
+                raise
+            except CODEC_ERRORS as err:
+                return f"chunk {self._key(key)}", f"{type(err).__name__}: {err}"
+        return "read as a whole", f"{type(first).__name__}: {first}"
+
+    def _gone(self, start: int, stop: int) -> str:
+        """An object of a run that should be there: a run stores frames of nothing but zeros as well."""
+        from zarr.core.sync import sync
+
+        store = self._array.store
+        for key, _ in self._keys(start, stop):
+            whole = self._key(key)
+            if not patiently(self.path, lambda whole=whole: sync(store.exists(whole))):  # type: ignore[misc]
+                return f"chunk {whole}"
+        return ""
+
+    def _key(self, key: str) -> str:
+        return "/".join(part for part in (self._array.path, key) if part)
+
+
+def _frames(start: int, stop: int) -> str:
+    return f"frame {start}" if stop == start + 1 else f"frames {start} to {stop - 1}"
+
+
+def _open(path: Place) -> Any:
+    """The group or array at a place. Raises SourceMissing, UnreadableFile, MissingExtra."""
+    import zarr
+
+    try:
+        return reached(path, lambda: zarr.open(path if isinstance(path, Path) else str(path), mode="r"))
+    except EmstreamError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise UnreadableFile(f"{path} is no Zarr store that can be read: {err}") from None
+
+
+def _finest(path: Place, node: Any, image: Mapping[str, Any] | None) -> Any:
+    """The array of a group that holds one stack. Raises UnreadableFile, naming what there is."""
+    try:
+        if image:
+            return node[image["datasets"][0]["path"]]
+        arrays = [name for name, a in node.arrays() if a.ndim >= 2]
+        images = [name for name, g in node.groups() if "multiscales" in (g.attrs.get("ome") or g.attrs)]
+    except KeyError as err:
+        raise UnreadableFile(f"{path} names an array that is not there: {err}") from None
+    if len(arrays) == 1 and not images:
+        return node[arrays[0]]
+    inside = [f"{path}/{name}" for name in (*arrays, *images)]
+    if not inside:
+        raise UnreadableFile(f"{path} is a Zarr group without a stack", "name the array or image that is meant")
+    raise UnreadableFile(
+        f"{path} is a Zarr group with {len(inside)} stacks", f"name one: {', '.join(sorted(inside)[:8])}"
+    )
+
+
+def _names(array: Any, image: Mapping[str, Any] | None) -> list[str | None] | None:
+    """What the axes are called: by OME-Zarr, by Zarr v3, or by xarray in Zarr v2."""
+    if image and image.get("axes"):
+        return [str(a["name"] if isinstance(a, Mapping) else a) for a in image["axes"]]
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    return list(names) if names else None
+
+
+def _calibration(image: Mapping[str, Any]) -> tuple[PixelSize | None, dict[str, Any]]:
+    """(y, x) nm per px of the finest level, and fps where the axis t has a unit of time."""
+    told = image.get("axes") or []
+    names = [str(a.get("name") if isinstance(a, Mapping) else a).casefold() for a in told]
+    units = [a.get("unit", "") if isinstance(a, Mapping) else "" for a in told]
+    scale = [1.0] * len(names)
+    for holder in (image["datasets"][0], image):  # the image's own transformation stands on top of the level's
+        for transform in holder.get("coordinateTransformations") or []:
+            if transform.get("type") == "scale" and len(transform.get("scale", ())) == len(names):
+                scale = [a * float(b) for a, b in zip(scale, transform["scale"], strict=True)]
+    at = {name: (scale[k], units[k]) for k, name in enumerate(names)}
+    size = pixel_size(length_nm(*at["y"]), length_nm(*at["x"])) if {"y", "x"} <= set(at) else None
+    interval = seconds(*at["t"]) if "t" in at else None
+    return size, {"fps": 1 / interval} if interval else {}
