@@ -19,10 +19,12 @@ from emstream.learn import LearnOptions
 from emstream.learn import synthetic as drawn
 from emstream.learn.targets import targets
 from emstream.segment.normalise import normalise
+from emstream.simulate.detector import poisson
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 BANK = 160  # procedural scenes at hand; with each batch one is drawn anew at a probability of FRESH
-FRESH = 0.5
+FRESH = 0.25
+STRETCH = 0.1  # rms of the logarithm of a crop's aspect ratio
 UNCOVERED = 0.15  # share of crops with an uncovered border
 
 
@@ -92,7 +94,7 @@ class Crops:
         self.share = options.drawn if pictures else 1.0
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """(n, 1, y, x) normalised crops, (n, 3, y, x) targets: foreground, depth, weight."""
+        """(n, 1, y, x) normalised crops, (n, 5, y, x) targets: foreground, depth, weight, way to the middle."""
         self._draw_scene()
         pairs = [self._one() for _ in range(self.options.batch)]
         return torch.stack([i for i, _ in pairs])[:, None], torch.from_numpy(np.stack([t for _, t in pairs]))
@@ -140,12 +142,12 @@ class Crops:
 
 def simulated(rng: np.random.Generator, side: int) -> drawn.Scene | None:
     """A frame of the simulated microscope before its exposure; None when the particles that were drawn do not fit."""
-    small = float(np.exp(rng.uniform(np.log(5), np.log(16))))
-    large = small * float(np.exp(rng.uniform(0.2, 1.4)))
+    small = float(np.exp(rng.uniform(np.log(4.5), np.log(40))))
+    large = min(small * float(np.exp(rng.uniform(0.2, 2.5))), 80.0)
     low = float(rng.uniform(0.08, 0.25))
     settings: dict[str, Any] = dict(
         shape=(side, side),
-        particles=int(rng.uniform(0.02, 0.25) * side**2 / (0.8 * (small + large) / 2) ** 2) + 1,
+        particles=int(rng.uniform(0.02, 0.25) * side**2 / (small * large)) + 1,
         diameter=(small, large),
         contrast=(low, low + float(rng.uniform(0.05, 0.2))),
         polarity="dark" if rng.random() < 0.65 else "bright",
@@ -181,7 +183,10 @@ def _pyramid(picture: Picture) -> list[Picture]:
 def warped(
     rng: np.random.Generator, pyramid: list[Picture], side: int, scale: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A square crop of `side` px from a random place, at a random angle and scale, reflected beyond the edges."""
+    """A square crop of `side` px from a random place, at a random angle and scale, a little wider or higher.
+
+    Beyond the picture's edges the image is reflected and the labels are -1, not known.
+    """
     size = float(np.exp(rng.uniform(*np.log(scale))))
     picture, size = (pyramid[0], size) if size > 0.6 else (pyramid[1], 2 * size)
     height, width = picture.image.shape
@@ -190,10 +195,13 @@ def warped(
     cy = rng.uniform(min(room, height / 2), max(height - room, height / 2))
     cx = rng.uniform(min(room, width / 2), max(width - room, width / 2))
     matrix = cv2.getRotationMatrix2D((float(cx), float(cy)), float(angle), size)
-    matrix[:, 2] += side / 2 - np.array([cx, cy])
+    stretch = np.exp(rng.normal(0, STRETCH))
+    matrix[0] *= stretch
+    matrix[1] /= stretch
+    matrix[:, 2] = side / 2 - matrix[:, :2] @ (cx, cy)
     image = cv2.warpAffine(picture.image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     labels = cv2.warpAffine(
-        picture.labels.astype(np.float32), matrix, (side, side), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT
+        picture.labels.astype(np.float32), matrix, (side, side), flags=cv2.INTER_NEAREST, borderValue=-1.0
     ).astype(np.int32)
     return turned(rng, image, labels)
 
@@ -222,5 +230,5 @@ def disturbed(rng: np.random.Generator, image: np.ndarray, invert: float) -> np.
     if rng.random() < 0.5:
         dose = float(np.exp(rng.uniform(np.log(15), np.log(300))))
         floor = rng.uniform(0.05, 0.6)
-        image = rng.poisson(dose * np.clip(floor + (1 - floor) * image, 0, None)) / dose
+        image = poisson(dose * np.maximum(floor + (1 - floor) * image, 0), rng) / dose
     return image.astype(np.float32)

@@ -21,6 +21,7 @@ from emstream.learn import LearnOptions, Progress
 
 KEEP = 0.998  # of the running mean of the weights, per step
 CHECKPOINT = "checkpoint.safetensors"
+WAY = 1.0  # weight of the way to the middle in the loss
 Net = TypeVar("Net", bound=nn.Module)
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -113,14 +114,21 @@ def fit(
 
 
 def loss(maps: Tensor, wanted: Tensor) -> Tensor:
-    """maps (n, 2, y, x) logits; wanted (n, 3, y, x): the foreground's weighted cross-entropy and Dice, and the
-    cross-entropy of the depth."""
-    foreground, depth, weight = wanted.unbind(1)
+    """maps (n, 2 or 4, y, x); wanted (n, 3 or 5, y, x), see `learn.targets`.
+
+    The weighted cross-entropy of foreground and depth, Dice of the foreground, and how far beside the particle's middle
+    the way to it ends; nothing where the weight is 0.
+    """
+    foreground, depth, weight = wanted[:, 0], wanted[:, 1], wanted[:, 2]
     entropy = F.binary_cross_entropy_with_logits(maps[:, 0], foreground, weight)
     ridge = F.binary_cross_entropy_with_logits(maps[:, 1], depth, weight)
-    p = maps[:, 0].sigmoid()
-    both, either = (p * foreground).sum((1, 2)), (p + foreground).sum((1, 2))
-    return entropy + ridge + (1 - (2 * both + 50) / (either + 50)).mean()
+    p, known = maps[:, 0].sigmoid() * weight.sign(), foreground * weight.sign()
+    both, either = (p * known).sum((1, 2)), (p + known).sum((1, 2))
+    total = entropy + ridge + (1 - (2 * both + 50) / (either + 50)).mean()
+    if maps.shape[1] < 4 or wanted.shape[1] < 5:
+        return total
+    beside = (maps[:, 2:] - wanted[:, 3:]).abs().sum(1) * known
+    return total + WAY * (beside.sum((1, 2)) / (known.sum((1, 2)) + 50)).mean()
 
 
 def _channels_last(net: nn.Module) -> None:
@@ -136,10 +144,13 @@ def done(step: int, total: int, seconds: float, options: LearnOptions, group: Gr
 
 
 def follow(mean: nn.Module, net: nn.Module, keep: float) -> None:
-    """mean = keep * mean + (1 - keep) * net, weight by weight."""
+    """mean = keep * mean + (1 - keep) * net, weight by weight, and the statistics of batch norms alike."""
     with torch.no_grad():
-        for a, b in zip(mean.parameters(), net.parameters(), strict=True):
-            a.lerp_(b, 1 - keep)
+        for a, b in zip(mean.state_dict().values(), net.state_dict().values(), strict=True):
+            if a.is_floating_point():
+                a.lerp_(b, 1 - keep)
+            else:
+                a.copy_(b)
 
 
 def fast_bfloat16() -> bool:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from emstream.simulate.detector import poisson
+
 Rng = np.random.Generator
 ROSE = 4.0  # signal to noise of a whole particle that makes it visible
 
@@ -39,8 +41,7 @@ class Scene:
     def expose(self, rng: Rng) -> np.ndarray:
         """(y, x) float32 e/px: Poisson noise, correlated by the camera's point spread in some frames."""
         low, high = max(self.look.dose[0], self.least_dose), self.look.dose[1]
-        image = rng.poisson(_log_uniform(rng, (min(low, high), high)) * np.clip(self.base, 0.01, None))
-        image = image.astype(np.float32)
+        image = poisson(_log_uniform(rng, (min(low, high), high)) * np.maximum(self.base, 0.01), rng)
         if rng.random() < 0.4:
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.0))
         return image
