@@ -13,7 +13,7 @@ from emstream.errors import BadSettings, ModelBroken, SourceMissing
 from emstream.learn import LearnOptions, train
 from emstream.learn.data import Crops, Picture, read_pictures, split
 from emstream.learn.evaluate import judge, matched, overlap
-from emstream.learn.fit import CHECKPOINT
+from emstream.learn.fit import CHECKPOINT, loss
 from emstream.learn.synthetic import Look, frame, scene
 from emstream.learn.targets import targets
 from emstream.segment import SegmentOptions, load
@@ -50,7 +50,7 @@ def test_depth_grows_from_edges_and_seams_and_is_one_from_five_px_on() -> None:
     labels = np.zeros((60, 100), np.int32)
     labels[np.hypot(yy - 30, xx - 30) < 20] = 1
     labels[(np.hypot(yy - 30, xx - 69) < 20) & (labels == 0)] = 2
-    foreground, depth, weight = targets(labels)
+    foreground, depth, weight, dy, dx = targets(labels)
     assert np.array_equal(foreground > 0, labels > 0)
     assert depth[30, 30] == depth[30, 69] == depth[30, 20] == 1
     assert depth[30, 13] == pytest.approx(3 / 5, abs=0.1)
@@ -58,6 +58,18 @@ def test_depth_grows_from_edges_and_seams_and_is_one_from_five_px_on() -> None:
     assert depth[labels == 0].max() == 0
     assert weight[30, 49] > 1
     assert weight[5, 5] == 1
+    assert (dy[18, 30], dx[18, 30]) == pytest.approx((12 / 32, 0), abs=0.02)  # the way to the middle, in 32 px
+    assert not dx[labels == 0].any()
+
+
+def test_what_lies_beyond_a_picture_is_unknown_and_teaches_nothing() -> None:
+    labels = np.ones((40, 40), np.int32)
+    labels[:, 30:] = -1
+    wanted = torch.from_numpy(targets(labels))[None]
+    assert not wanted[0, 2, :, 30:].any()
+    right, wrong = torch.zeros(1, 4, 40, 40), torch.zeros(1, 4, 40, 40)
+    wrong[..., 30:] = 9
+    assert loss(wrong, wanted) == pytest.approx(float(loss(right, wanted)))
 
 
 def test_measures_of_a_known_case() -> None:

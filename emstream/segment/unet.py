@@ -79,7 +79,11 @@ def build(architecture: dict[str, Any]) -> UNet:
     widths = tuple(int(w) for w in architecture["widths"])
     if not 2 <= len(widths) <= 8 or not all(8 <= w <= 1024 for w in widths):
         raise ValueError(f"widths {widths} are not 2 to 8 numbers from 8 to 1024")
-    stem, maps, norm = int(architecture.get("stem", 2)), int(architecture.get("maps", 2)), architecture.get("norm", "group")
+    stem, maps, norm = (
+        int(architecture.get("stem", 2)),
+        int(architecture.get("maps", 2)),
+        architecture.get("norm", "group"),
+    )
     if stem not in (1, 2, 4, 8):
         raise ValueError(f"stem {stem} is not 1, 2, 4 or 8")
     if maps not in (2, MAPS) or norm not in NORMS:
