@@ -33,6 +33,27 @@ class LogOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """Where offline jobs run, and how their workers are asked for; one worker is one process of one thread."""
+
+    workers: int = 0  # processes (local) or jobs (slurm); 0 = as many as cores, memory and GPUs allow; slurm: 1
+    timeout_s: float = 20.0  # how long a scheduler may take to answer
+    tls: bool = True  # local, slurm: encrypted with keys that live as long as the job
+    tls_ca: str = ""  # certificates and key (PEM) for tls://; empty = one-time keys, or dask's own configuration
+    tls_cert: str = ""
+    tls_key: str = ""
+    memory_gb: float = 0.0  # slurm: of one worker; 0 = what a block needs
+    cpus: int = 1  # slurm: of one worker
+    gpus: int = 0  # slurm: of one worker; 1 where the partition has GPUs
+    partition: str = ""  # slurm; empty, as the two below = jobqueue.slurm.* of dask's configuration, then the site's
+    account: str = ""
+    walltime: str = ""  # 04:00:00
+    adaptive: bool = False  # slurm: between one job and `workers`, by the work that is left
+    queue_s: float = 0.0  # slurm: give up when no job starts for so long; 0 = never
+    folder: str = "~/.emstream"  # slurm: seen by all nodes: one-time keys and the workers' logs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every setting, by room; `origins` tells where each one that is not a default came from."""
 
@@ -44,6 +65,7 @@ class Settings:
     learn: LearnOptions = field(default_factory=LearnOptions)
     view: ViewOptions = field(default_factory=ViewOptions)
     compute: ComputeOptions = field(default_factory=ComputeOptions)
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
     log: LogOptions = field(default_factory=LogOptions)
     origins: Mapping[str, str] = field(default_factory=dict)
 

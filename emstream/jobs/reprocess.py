@@ -42,7 +42,7 @@ def reprocess(
     if align == "keep":
         settings = dataclasses.replace(settings, align=dataclasses.replace(settings.align, enabled=False))
     done = []
-    with client(cluster, workers or 1) as c:
+    with client(cluster, workers or 1, settings) as c:
         for path in inputs:  # one after the other: an output folder has one ledger, and one who writes it
             task = c.submit(one, str(path.resolve()), str(out.resolve()), settings, pure=False, retries=0)
             done.append(task.result())

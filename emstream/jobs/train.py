@@ -44,7 +44,7 @@ def train(
     options = dataclasses.replace(settings.learn, recipe=recipe)  # type: ignore[arg-type]
     paths = [str(p.resolve()) for p in inputs]
     where = str(Path(labels).resolve()) if Path(labels).is_dir() else labels
-    with client(cluster, workers=1) as c:
+    with client(cluster, 1, settings) as c:
         c.subscribe_topic(TOPIC, _tell)
         task = c.submit(_on_worker, options, paths, str(out.resolve()), where, pure=False, retries=0)
         numbers: dict[str, Any] = task.result()
