@@ -30,6 +30,10 @@ class BadSettings(EmstreamError, ValueError):
         self.problems = problems or (str(self),)
 
 
+class BadRule(EmstreamError, ValueError):
+    """A line that is no alarm."""
+
+
 class SourceMissing(EmstreamError, FileNotFoundError):
     """The folder or file that was named is not there."""
 

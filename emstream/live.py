@@ -255,10 +255,7 @@ class Daemon:
         """The curves of frames that are stored already, for a run that goes on."""
         from emstream.view.stored import Stored
 
-        curves = Stored(self.out, self.settings.view.history).curves(run)
-        names = [name for name, values in curves.items() if isinstance(values, list) and name != "frame"]
-        for k, i in enumerate(curves["frame"]):
-            self.latest.remember(run, i, {name: v for name in names if (v := curves[name][k]) is not None})
+        self.latest.recall(run, Stored(self.out, self.settings.view.history).recall(run))
 
     def _attrs(self, frame: Frame) -> dict[str, Any]:
         """What a new run tells of itself."""

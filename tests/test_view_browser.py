@@ -48,12 +48,12 @@ def planted(frame: int, *, nm: float | None = 0.5, count: int = 2, **more: Any) 
 class Shelf:
     """Twenty stored frames."""
 
-    def frame(self, run: str, index: int) -> Shown:
+    def frame(self, run: str, index: int, size: int = 512) -> Shown:
         if not 0 <= index < 20:
             raise FrameOutOfRange(f"frame {index}")
         return planted(index)
 
-    def curves(self, run: str) -> dict[str, Any]:
+    def curves(self, run: str, version: int = 0, stride: int = 0) -> dict[str, Any]:
         latest = Latest()
         for i in range(20):
             latest.show(planted(i))

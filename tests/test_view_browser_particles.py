@@ -45,12 +45,12 @@ def planted(frame: int, *, tracked: bool = True, run: str = "planted", **more: A
 class Shelf:
     """Ten stored frames of `stored`; its tables know both tracks."""
 
-    def frame(self, run: str, index: int) -> Shown:
+    def frame(self, run: str, index: int, size: int = 512) -> Shown:
         if not 0 <= index < 10:
             raise FrameOutOfRange(f"frame {index}")
         return planted(index, run=run)
 
-    def curves(self, run: str) -> dict[str, Any]:
+    def curves(self, run: str, version: int = 0, stride: int = 0) -> dict[str, Any]:
         latest = Latest()
         for i in range(10):
             latest.show(planted(i))

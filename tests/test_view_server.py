@@ -48,12 +48,12 @@ def shown(frame: int = 0, run: str = "a", value: int = 100) -> Shown:
 class Shelf:
     """Ten frames of a run `a`."""
 
-    def frame(self, run: str, index: int) -> Shown:
+    def frame(self, run: str, index: int, size: int = 512) -> Shown:
         if run != "a" or index >= 10:
             raise FrameOutOfRange(f"frame {index} of {run}")
         return shown(index)
 
-    def curves(self, run: str) -> dict[str, object]:
+    def curves(self, run: str, version: int = 0, stride: int = 0) -> dict[str, object]:
         return {"run": run, "version": 1, "stride": 1, "reset": True, "frame": [0]}
 
     def events(self, run: str, track: int | None = None) -> list[dict[str, object]]:

@@ -118,6 +118,15 @@ class Run:
         n = self.n
         return np.asarray(self._array(f"frames/{name}")[:n])
 
+    def cells(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Rows begin..end of a column: only the pieces that hold them are read.
+
+        raises : KeyError
+        """
+        if not (self.path / "frames" / name / "zarr.json").is_file():
+            raise KeyError(f"the run {self.name} has no column {name!r}")
+        return np.asarray(self._array(f"frames/{name}")[begin : min(end, self.n)])
+
     def table(self, name: str) -> pd.DataFrame:
         """A table: particles, tracks, events, frames.
 

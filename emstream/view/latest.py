@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from emstream.view.growth import Growth
 from emstream.view.history import History
 from emstream.view.shown import DaemonStatus, Shown
 
@@ -24,6 +25,7 @@ class _Slot:
     version: int = 0
     events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=EVENTS))
     told: int = 0  # events so far
+    growth: Growth = field(default_factory=Growth)
 
 
 class Latest:
@@ -46,6 +48,10 @@ class Latest:
         """A frame was aligned, or segmented and measured: shown when it is the newest, in the curves in any case."""
         with self._lock:
             slot = self._slot(shown.run)
+            if shown.tracks is not None:
+                slot.growth.add(shown.time_s, shown.tracks, shown.diameters, shown.whole)
+                rate, error = slot.growth.of(shown.tracks)
+                shown = replace(shown, growth=rate, growth_error=error, pace=slot.growth.pace)
             slot.history.add(shown)
             slot.events.extend({key: event[key] for key in EVENT} for event in shown.events)
             slot.told += len(shown.events)
@@ -60,10 +66,10 @@ class Latest:
         for wake in listeners:
             wake()
 
-    def remember(self, run: str, frame: int, row: dict[str, float]) -> None:
-        """One point of the curves of frames that are already stored, when a run goes on after a restart."""
+    def recall(self, run: str, history: History) -> None:
+        """The curves of frames that are already stored, when a run goes on after a restart."""
         with self._lock:
-            self._slot(run).history.put(frame, row)
+            self._slot(run).history = history
 
     def _slot(self, run: str) -> _Slot:
         slot = self._slots.setdefault(run, _Slot(History(self._history)))
@@ -112,6 +118,12 @@ class Latest:
         with self._lock:
             slot = self._slots.get(run or self._current)
             return None if slot is None else {"run": run or self._current, **slot.history.since(version, stride)}
+
+    def distribution(self, run: str | None = None) -> dict[str, Any] | None:
+        """How the sizes of a run change, see `History.distribution`; None when the run is unknown."""
+        with self._lock:
+            slot = self._slots.get(run or self._current)
+            return None if slot is None else {"run": run or self._current, **slot.history.distribution()}
 
     def events(self, run: str | None = None, since: int = 0, track: int | None = None) -> dict[str, Any] | None:
         """Events as they became known: the last 50 of those after the `since`-th, or all that are kept of one track.

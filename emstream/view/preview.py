@@ -29,19 +29,24 @@ class Outlines:
 
 
 def preview(
-    pixels: np.ndarray, size: int = 512, *, valid: Rect | None = None, window: Window | None = None
+    pixels: np.ndarray,
+    size: int = 512,
+    *,
+    valid: Rect | None = None,
+    window: Window | None = None,
+    full: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, float, Window]:
     """The frame area-averaged so that its longer side is at most `size`, its grey levels stretched.
 
     pixels  : (y, x) any real dtype, counts
-    valid   : only these pixels decide the stretch; the others become black
+    valid   : only these pixels decide the stretch; the others become black. Of a frame of `full` (y, x) px
     window  : the stretch of the frame before; followed slowly, so that the picture does not flicker
     returns : (h, w) uint8, px of the frame for one px of the picture, the window (0.5 and 99.5 percentile)
     """
-    y, x = pixels.shape
-    factor = max(1.0, max(y, x) / size)
-    shape = (max(1, round(y / factor)), max(1, round(x / factor)))
+    factor = max(1.0, max(pixels.shape) / size)
+    shape = (max(1, round(pixels.shape[0] / factor)), max(1, round(pixels.shape[1] / factor)))
     small = _shrink(pixels, shape)
+    y, x = full or pixels.shape
     inside = np.zeros(shape, bool)
     y0, y1, x0, x1 = valid or (0, y, 0, x)
     ky, kx = shape[0] / y, shape[1] / x
@@ -53,7 +58,7 @@ def preview(
     image = cv2.convertScaleAbs(np.clip(small, low, high) - low, alpha=255.0 / max(high - low, 1e-12))
     if valid is not None:
         image[~inside] = 0
-    return image, factor, window
+    return image, factor * max(y, x) / max(pixels.shape), window
 
 
 def _shrink(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -33,12 +33,16 @@ _KINDS = {
 class Shelf(Protocol):
     """Frames that are stored: what the page asks for when somebody looks back."""
 
-    def frame(self, run: str, index: int) -> Shown:
-        """One stored frame. Raises FrameOutOfRange, NotARun."""
+    def frame(self, run: str, index: int, size: int = 512) -> Shown:
+        """One stored frame, of a level that is fine enough for a picture of `size` px. Raises FrameOutOfRange, NotARun."""
         ...
 
-    def curves(self, run: str) -> dict[str, Any]:
+    def curves(self, run: str, version: int = 0, stride: int = 0) -> dict[str, Any]:
         """The curves of a stored run, as `History.since`. Raises NotARun."""
+        ...
+
+    def distribution(self, run: str) -> dict[str, Any]:
+        """How the sizes of a stored run change, as `History.distribution`. Raises NotARun."""
         ...
 
     def events(self, run: str, track: int | None = None) -> list[dict[str, Any]]:
@@ -75,6 +79,7 @@ class Routes:
                 Route("/api/latest", self.newest, methods=["GET"]),
                 Route("/api/runs", self.runs, methods=["GET"]),
                 Route("/api/history", self.history, methods=["GET"]),
+                Route("/api/distribution", self.distribution, methods=["GET"]),
                 Route("/api/runs/{run}/frame/{index:int}", self.frame, methods=["GET"]),
                 Route("/api/runs/{run}/tracks/{track:int}", self.track, methods=["GET"]),
                 Route("/api/events", self.events, methods=["GET"]),
@@ -121,10 +126,21 @@ class Routes:
         curves = self.latest.curves(run, version, stride)
         if curves is None and self.shelf is not None and run:
             try:
-                curves = await run_in_threadpool(self.shelf.curves, run)
+                curves = await run_in_threadpool(self.shelf.curves, run, version, stride)
             except EmstreamError as err:
                 return JSONResponse({"error": str(err)}, status_code=404)
         return JSONResponse(curves or {"run": run, "version": 0, "stride": 1, "reset": True, "frame": []})
+
+    async def distribution(self, request: Request) -> Response:
+        """How many particles of each size there were, over the time of a run."""
+        run = request.query_params.get("run") or None
+        found = await run_in_threadpool(self.latest.distribution, run)
+        if found is None and self.shelf is not None and run:
+            try:
+                found = await run_in_threadpool(self.shelf.distribution, run)
+            except EmstreamError as err:
+                return JSONResponse({"error": str(err)}, status_code=404)
+        return JSONResponse(found or {"run": run, "edges": [], "frame": [], "time_s": [], "counts": []})
 
     async def frame(self, request: Request) -> Response:
         if self.shelf is None:
@@ -137,7 +153,7 @@ class Routes:
 
     def _stored(self, run: str, index: int) -> bytes:
         assert self.shelf is not None
-        return pack(self.shelf.frame(run, index), size=self.feed.size)[0]
+        return pack(self.shelf.frame(run, index, self.feed.size), size=self.feed.size)[0]
 
     async def events(self, request: Request) -> Response:
         """Of a run whose events are in memory those, else what its table has."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from emstream.messages import Aligned, Labelled, Measured, PixelSize, Rect, Status
+from emstream.view.growth import UNKNOWN, Pace
 
 NO_SIZES = np.empty(0, np.float32)
 
@@ -24,8 +25,9 @@ class Shown:
     run: str
     frame: int  # in the run, from 0
     time_s: float  # absolute, seconds since 1970, as the camera says
-    pixels: np.ndarray  # (y, x) aligned frame, any real dtype, in main memory
-    label_image: np.ndarray | None = None  # (y, x) integers, 0 = background
+    pixels: np.ndarray  # (y, x) aligned frame, any real dtype, in main memory; or a coarser level of it
+    full: tuple[int, int] | None = None  # (y, x) px of the frame itself, when `pixels` are a coarser level
+    label_image: np.ndarray | None = None  # (y, x) integers, 0 = background; of any level
     pixel_size_nm: PixelSize | None = None
     valid: Rect | None = None  # what the frame covers; None = all of it
     shift: tuple[float, float] = (0.0, 0.0)  # (dy, dx) px onto the anchor
@@ -40,6 +42,10 @@ class Shown:
     tracks: np.ndarray | None = None  # (n,) int: the same particle has the same number in every frame; -1 = none
     areas: np.ndarray | None = None  # (n,) px²
     places: np.ndarray | None = None  # (n, 2) px: y, x of the centroids, in the aligned frame
+    whole: np.ndarray | None = None  # (n,) bool: not cut by the border; the others are left out of size statistics
+    growth: np.ndarray | None = None  # (n,) px/s: dR/dt lately, NaN when not known
+    growth_error: np.ndarray | None = None  # (n,) px/s: its standard error
+    pace: Pace = UNKNOWN  # the mean of dR/dt over all tracks
     events: tuple[Mapping[str, Any], ...] = ()  # what is now known to have happened; inner names of the events table
     agreement: float = math.nan  # 0..1, how far two ways of segmenting agree
     model: str = ""
@@ -77,6 +83,7 @@ class Shown:
             tracks=np.asarray(columns["track"]) if "track" in columns else None,
             areas=whereabouts(columns)[0],
             places=whereabouts(columns)[1],
+            whole=None if "touches_border" not in columns else ~np.asarray(columns["touches_border"], bool),
             events=measured.events if measured is not None else (),
             agreement=labelled.agreement if labelled is not None else math.nan,
             model=labelled.model if labelled is not None else "",
@@ -85,8 +92,8 @@ class Shown:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(y, x) px."""
-        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+        """(y, x) px of the frame."""
+        return self.full or (int(self.pixels.shape[0]), int(self.pixels.shape[1]))
 
     @property
     def nm_per_px(self) -> float | None:
@@ -97,9 +104,28 @@ class Shown:
         """Diameters in nm, in px when the pixel size is unknown."""
         return self.diameters * (self.nm_per_px or 1.0)
 
+    def whole_diameters(self) -> np.ndarray:
+        """(m,) px: of the particles that the border does not cut."""
+        return self.diameters if self.whole is None else self.diameters[self.whole]
+
+    @property
+    def covered_px(self) -> int:
+        """Pixels that the frame covers."""
+        y0, y1, x0, x1 = self.valid or (0, self.shape[0], 0, self.shape[1])
+        return max(0, y1 - y0) * max(0, x1 - x0)
+
+    @property
+    def density(self) -> float:
+        """Particles per px² of covered area, one cut by the border counts half; NaN when not segmented."""
+        if self.count is None or not self.covered_px:
+            return math.nan
+        cut = 0 if self.whole is None else len(self.whole) - int(self.whole.sum())
+        return (self.count - 0.5 * cut) / self.covered_px
+
     def numbers(self, limit: int = 5000) -> dict[str, Any]:
         """The frame as JSON: what `/api/latest` promises. NaN becomes None; at most `limit` diameters."""
         nm, sizes = self.nm_per_px, self.sizes()
+        over = summary(self.whole_diameters() * (nm or 1.0))
         return {
             "run": self.run,
             "frame": self.frame,
@@ -115,12 +141,15 @@ class Shown:
             "drift_speed_px_per_s": finite(self.drift_speed),
             "drift_speed_nm_per_s": finite(self.drift_speed * nm) if nm else None,
             "particles": self.count,
+            "density": self._density(),
             "area_fraction": finite(self.area_fraction),
+            "growth": self._growth(),
             "agreement": finite(self.agreement),
             "model": self.model or None,
             "sizes": {
                 "unit": "nm" if nm else "px",
-                **{name: finite(value) for name, value in summary(sizes).items()},
+                "whole": None if self.count is None else len(self.whole_diameters()),
+                **{name: finite(value) for name, value in over.items()},
                 "diameters": np.round(sizes[:limit].astype(float), 3).tolist(),
                 "labels": None if self.labels is None else self.labels[:limit].tolist(),
                 "tracks": None if self.tracks is None else self.tracks[:limit].tolist(),
@@ -128,12 +157,36 @@ class Shown:
             },
         }
 
-    def _whereabouts(self, limit: int) -> dict[str, list[float] | None]:
-        """areas (unit²), y, x (unit) of the particles, in their order; None where not measured."""
+    def _density(self) -> dict[str, Any] | None:
+        """Number density with its counting error, sqrt(N) / area: particles that lie at random (Poisson)."""
+        if self.count is None or not self.covered_px:
+            return None
+        k = 1.0 if self.nm_per_px is None else 1e6 / self.nm_per_px**2
+        error = math.sqrt(self.count) / self.covered_px
+        return {"value": self.density * k, "error": error * k, "unit": "/px²" if self.nm_per_px is None else "/µm²"}
+
+    def _growth(self) -> dict[str, Any]:
+        """Mean dR/dt over the particles that are followed, its standard error over them, and how many they are."""
+        k = self.nm_per_px or 1.0
+        return {
+            "rate": finite(self.pace.rate * k),
+            "error": finite(self.pace.error * k),
+            "particles": self.pace.particles,
+            "unit": "px/s" if self.nm_per_px is None else "nm/s",
+        }
+
+    def _whereabouts(self, limit: int) -> dict[str, Any]:
+        """areas (unit²), y, x (unit), growth (unit/s) of the particles, in their order; None where not measured."""
         py, px = self.pixel_size_nm or (1.0, 1.0)
         y, x = (None, None) if self.places is None else (self.places[:limit, 0] * py, self.places[:limit, 1] * px)
         columns = {"areas": None if self.areas is None else self.areas[:limit] * (py * px), "y": y, "x": x}
-        return {k: None if v is None else np.round(np.asarray(v, float), 3).tolist() for k, v in columns.items()}
+        out = {k: None if v is None else np.round(np.asarray(v, float), 3).tolist() for k, v in columns.items()}
+        k = self.nm_per_px or 1.0
+        for name, rates in (("growth", self.growth), ("growth_error", self.growth_error)):
+            out[name] = None if rates is None else [
+                float(f"{v:.4g}") if math.isfinite(v) else None for v in (rates[:limit] * k).tolist()
+            ]  # fmt: skip
+        return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,8 +226,15 @@ def finite(value: float | None) -> float | None:
 
 
 def summary(sizes: np.ndarray) -> dict[str, float]:
-    """median, mean, q10, q90 of sizes; NaN when there are none."""
+    """median, mean, q10, q90 of sizes, and the standard error of the mean; NaN when there are too few."""
     if sizes.size == 0:
-        return dict.fromkeys(("median", "mean", "q10", "q90"), math.nan)
+        return dict.fromkeys(("median", "mean", "mean_error", "q10", "q90"), math.nan)
     q10, median, q90 = np.quantile(sizes, (0.1, 0.5, 0.9))
-    return {"median": float(median), "mean": float(sizes.mean()), "q10": float(q10), "q90": float(q90)}
+    error = float(sizes.std(ddof=1)) / math.sqrt(sizes.size) if sizes.size > 1 else math.nan
+    return {
+        "median": float(median),
+        "mean": float(sizes.mean()),
+        "mean_error": error,
+        "q10": float(q10),
+        "q90": float(q90),
+    }

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from emstream import measure
 from emstream.errors import EmstreamError, NotARun
-from emstream.messages import Rect, Status
 from emstream.metrics import Metrics
 from emstream.store.run import Run
 from emstream.view import ViewOptions, particles
 from emstream.view.history import History
 from emstream.view.latest import Latest
+from emstream.view.opened import Opened
 from emstream.view.server import Server, start
-from emstream.view.shown import DaemonStatus, Shown, whereabouts
+from emstream.view.shown import DaemonStatus, Shown
+
+OPEN = 8  # runs that are remembered
 
 
 class Stored:
@@ -28,8 +28,7 @@ class Stored:
     def __init__(self, path: str | Path, history: int = 4096) -> None:
         self.path, self.history = Path(path), history
         self._lock = threading.Lock()
-        self._curves: dict[tuple[str, int, str], dict[str, Any]] = {}  # run, frames, state → its curves
-        self._runs: dict[str, Run] = {}
+        self._open: OrderedDict[str, Opened] = OrderedDict()
 
     def names(self) -> list[str]:
         """Runs that are here, oldest first."""
@@ -45,7 +44,7 @@ class Stored:
         rows = []
         for name in self.names():
             try:
-                run = self.run(name)
+                run = Run(self._where(name))
                 attrs = run.attrs
                 rows.append(
                     {
@@ -61,53 +60,35 @@ class Stored:
                 continue
         return rows
 
-    def run(self, name: str) -> Run:
-        """The run of that name.
+    def _where(self, name: str) -> Path:
+        return self.path if self.path.suffix == ".zarr" else self.path / f"{name}.zarr"
+
+    def opened(self, name: str) -> Opened:
+        """The run of that name, with what is remembered of it.
 
         raises : NotARun; names with a path in them are never opened
         """
-        if name not in self.names():
+        known = bool(name) and Path(name).name == name and self._where(name).name == f"{name}.zarr"
+        if not known or not (self._where(name) / "zarr.json").is_file():
             raise NotARun(f"there is no run {name!r} here")
         with self._lock:
-            if name not in self._runs:
-                self._runs[name] = Run(self.path if self.path.suffix == ".zarr" else self.path / f"{name}.zarr")
-            return self._runs[name]
+            if name not in self._open:
+                self._open[name] = Opened(Run(self._where(name)), self.history)
+                if len(self._open) > OPEN:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(name)
+            return self._open[name]
 
-    def frame(self, run: str, index: int) -> Shown:
-        """One stored frame with its labels and numbers. raises : NotARun, FrameOutOfRange, StoreDamaged"""
-        source = self.run(run)
-        pixels = source.frame(index)
-        status = int(_cell(source, "status", index, 0))
-        labelled = bool(status & Status.SEGMENTED)
-        labels = source.label(index) if labelled else None
-        shift = _cell(source, "shift", index, (0.0, 0.0))
-        y, x = float(shift[0]), float(shift[1])
-        valid = _covered(pixels.shape, (y, x))
-        rest = (y - math.floor(y + 0.5), x - math.floor(x + 0.5)) if math.isfinite(y + x) else (0.0, 0.0)
-        columns = measure.particles(labels, valid=valid, shift_rest=rest) if labels is not None else {}
-        models = source.models
-        return Shown(
-            run=run,
-            frame=index,
-            time_s=float(_cell(source, "time_s", index, math.nan)),
-            pixels=pixels,
-            label_image=labels,
-            pixel_size_nm=source.pixel_size_nm,
-            valid=valid,
-            shift=(y, x),
-            confidence=float(_cell(source, "confidence", index, math.nan)),
-            anchor=int(_cell(source, "anchor", index, 0)),
-            status=status,
-            drift_speed=_speed(source, index),
-            count=len(columns["label"]) if columns else None,
-            area_fraction=float(_cell(source, "area_fraction", index, math.nan)),
-            labels=columns.get("label"),
-            tracks=particles.tracks_of(source, index, columns["label"]) if columns else None,
-            areas=whereabouts(columns)[0],
-            places=whereabouts(columns)[1],
-            diameters=np.asarray(columns.get("diameter", ()), np.float32),
-            model=models[-1]["name"] if models and labelled else "",
-        )
+    def run(self, name: str) -> Run:
+        """The run of that name. raises : NotARun"""
+        return self.opened(name).run
+
+    def frame(self, run: str, index: int, size: int = 512) -> Shown:
+        """One stored frame with its labels and numbers. raises : NotARun, FrameOutOfRange, StoreDamaged
+
+        size : px; a coarser level is read where its longer side is no less
+        """
+        return self.opened(run).frame(index, size)
 
     def events(self, run: str, track: int | None = None) -> list[dict[str, Any]]:
         """The last 50 events of a run, or those of one track, in the order of frames. raises : NotARun"""
@@ -117,15 +98,17 @@ class Stored:
         """One particle through time, see `particles.track`; None when no table knows it. raises : NotARun"""
         return particles.track(self.run(run), number, points)
 
-    def curves(self, run: str) -> dict[str, Any]:
+    def curves(self, run: str, version: int = 0, stride: int = 0) -> dict[str, Any]:
         """The curves of a whole run from its columns and its particle table, as `History.since`. raises : NotARun"""
-        source = self.run(run)
-        key = (run, source.n, source.state)
-        with self._lock:
-            if key not in self._curves:
-                self._curves = {k: v for k, v in list(self._curves.items())[-7:] if k[0] != run}
-                self._curves[key] = _curves(source, self.history)
-            return {"run": run, **self._curves[key]}
+        return {"run": run, **self.opened(run).grown().since(version, stride)}
+
+    def distribution(self, run: str) -> dict[str, Any]:
+        """How the sizes of a run change, as `History.distribution`. raises : NotARun"""
+        return {"run": run, **self.opened(run).grown().distribution()}
+
+    def recall(self, run: str) -> History:
+        """The curves of a run that goes on after a restart, for the page of the daemon. raises : NotARun"""
+        return self.opened(run).grown()
 
 
 def serve(path: str | Path, options: ViewOptions) -> Server:
@@ -147,71 +130,3 @@ def _begun(path: Path) -> tuple[float, str]:
         return (chunks.stat().st_ctime if chunks.exists() else path.stat().st_ctime), path.name
     except OSError:
         return math.inf, path.name
-
-
-def _cell(run: Run, name: str, index: int, otherwise: Any) -> Any:
-    """A value of `frames/`; `otherwise` where the run has no such column or row."""
-    try:
-        return run.column(name)[index]
-    except (KeyError, IndexError):
-        return otherwise
-
-
-def _speed(run: Run, index: int) -> float:
-    """Drift speed, px/s, from this frame and the one before; NaN for the first and across anchors."""
-    if index < 1:
-        return math.nan
-    time_s, shift, anchor = (run.column(name)[index - 1 : index + 1] for name in ("time_s", "shift", "anchor"))
-    if len(time_s) < 2 or time_s[1] <= time_s[0] or anchor[0] != anchor[1]:
-        return math.nan
-    return float(np.hypot(*(shift[1] - shift[0])) / (time_s[1] - time_s[0]))
-
-
-def _covered(shape: tuple[int, ...], shift: tuple[float, float]) -> Rect:
-    """What a frame moved by `shift` covers of its anchor's canvas."""
-    from emstream.align import covered
-
-    if not all(math.isfinite(s) for s in shift):
-        return (0, shape[0], 0, shape[1])
-    return covered((shape[0], shape[1]), shift)
-
-
-def _curves(run: Run, capacity: int) -> dict[str, Any]:
-    n = run.n
-    columns = {name: run.column(name)[:n] for name in ("time_s", "shift", "confidence", "particles", "area_fraction")}
-    n = min(n, *(len(c) for c in columns.values()))
-    rows = np.unique(np.r_[np.arange(0, n, max(1, math.ceil(n / capacity))), n - 1]) if n else np.empty(0, int)
-    sizes = _sizes(run)
-    history = History(capacity)
-    for i in rows.tolist():
-        row = {
-            "time_s": columns["time_s"][i],
-            "shift_y": columns["shift"][i, 0],
-            "shift_x": columns["shift"][i, 1],
-            "confidence": columns["confidence"][i],
-        }
-        if columns["particles"][i] >= 0:
-            row |= {
-                "particles": columns["particles"][i],
-                "area_fraction": columns["area_fraction"][i],
-                **sizes.get(i, {}),
-            }
-        history.put(i, {k: float(v) for k, v in row.items()})
-    return history.since()
-
-
-def _sizes(run: Run) -> dict[int, dict[str, float]]:
-    """median, q10, q90 of the diameters (px) of each frame, from the particle table; {} when there is none yet."""
-    try:
-        table = run.table("particles")
-    except (KeyError, OSError, ValueError):  # not written yet, or being written
-        return {}
-    size = run.pixel_size_nm
-    name, per_px = ("diameter_px", 1.0) if size is None else ("diameter_nm", math.sqrt(size[0] * size[1]))
-    if name not in table or table.empty:
-        return {}
-    found = table.groupby("frame")[name].quantile(np.array([0.1, 0.5, 0.9])).unstack() / per_px
-    return {
-        int(frame): {"q10": q10, "median": median, "q90": q90}
-        for frame, q10, median, q90 in zip(found.index, found[0.1], found[0.5], found[0.9])
-    }

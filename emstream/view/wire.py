@@ -33,7 +33,7 @@ def pack(
     lines = None
     if source.label_image is not None and source.anchor == shown.anchor:
         lines = outlines(source.label_image)
-    picture, factor, window = preview(shown.pixels, size, valid=shown.valid, window=window)
+    picture, factor, window = preview(shown.pixels, size, valid=shown.valid, window=window, full=shown.full)
     header = {**shown.numbers(), **more, "outlines_frame": source.frame if lines is not None else None}
     header["outlines_time_s"] = source.time_s if lines is not None else None
     if source is not shown:
