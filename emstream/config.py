@@ -21,6 +21,7 @@ from emstream.source import SourceOptions
 from emstream.store import StoreOptions
 from emstream.view import ViewOptions
 
+SECRETS = ("view.token", "view.webhook")  # a webhook's address holds its key
 PREFIX = "EMSTREAM_"  # EMSTREAM_ALIGN__ENABLED=false is align.enabled
 
 
@@ -78,9 +79,11 @@ class Settings:
                 yield name, getattr(options, f.name), self.origins.get(name, "default")
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain values by room, for the run's metadata; the token stays out."""
+        """Plain values by room, for the run's metadata; secrets stay out."""
         tree = {room: dataclasses.asdict(getattr(self, room)) for room in rooms()}
-        tree["view"].pop("token", None)
+        for name in SECRETS:
+            room, _, key = name.partition(".")
+            tree[room].pop(key, None)
         return tree
 
 
@@ -178,8 +181,10 @@ def _validated(kind: type, chosen: dict[str, Any], room: str, origins: Mapping[s
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        listed = {f.name for f in dataclasses.fields(kind) if "tuple" in str(f.type)}
+        types = {f.name: str(f.type) for f in dataclasses.fields(kind)}
+        listed = {name for name, told in types.items() if "tuple" in told}
         values = {k: _as_list(v) if k in listed else v for k, v in chosen.items()}
+        values = {k: [v] if types[k] == "tuple[str, ...]" and isinstance(v, str) else v for k, v in values.items()}
         return TypeAdapter(kind).validate_python(values), []
     except ValidationError as err:
         wrong = []

@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 
 from emstream import __version__, arrays
-from emstream.config import Settings
+from emstream.config import SECRETS, Settings
 from emstream.errors import EmstreamError, SourceMissing
 from emstream.messages import Frame
 from emstream.metrics import Metrics
@@ -28,8 +28,10 @@ from emstream.source.ahead import ReadAhead
 from emstream.source.watch import watch
 from emstream.store import Ledger, RunRow, RunWriter, WriteBehind
 from emstream.store.reboot import mend_runs
+from emstream.view.alarms import Alarms
 from emstream.view.latest import Latest
 from emstream.view.shown import DaemonStatus, Shown
+from emstream.view.webhook import Webhook
 
 log = logging.getLogger("emstream.live")
 STATUS_EVERY_S = 0.5
@@ -55,7 +57,7 @@ def check(source: Path, out: Path, settings: Settings) -> list[dict[str, Any]]:
     """Open everything that `run` opens, close it again; every setting, its value and where it came from."""
     with Daemon(source, out, settings):
         pass
-    return [{"setting": n, "value": "…" if n == "view.token" and v else v, "from": o} for n, v, o in settings.rows()]
+    return [{"setting": n, "value": "…" if n in SECRETS and v else v, "from": o} for n, v, o in settings.rows()]
 
 
 def view(path: Path, settings: Settings) -> None:
@@ -134,6 +136,7 @@ class Daemon:
             self.metrics.store_up.set(1)
             self.behind = WriteBehind(self.sinks, self.settings.store.write_behind_mb << 20, tell=self._store_up)
             opening.callback(self.behind.close, 30.0)
+            self.alarms = self._make_alarms(opening)
             if self.settings.view.http:
                 opening.callback(self._serve().stop)
             self._open = opening.pop_all()
@@ -195,6 +198,23 @@ class Daemon:
         self.metrics.gpu_up.set(0 if self.device == "cpu" else 1)
         return steps
 
+    def _make_alarms(self, opening: ExitStack) -> Alarms:
+        """Those of the settings and those that were set on the page, watched until the end."""
+        view = self.settings.view
+        hook = None
+        if view.webhook:
+            hook = Webhook(view.webhook)
+            opening.callback(hook.stop)
+        alarms = Alarms(
+            view.alarms,
+            self.out / ".emstream" / "alarms.json",
+            daemon=self.latest.daemon,
+            tell=self.metrics.alarm,
+            **({"send": hook.send} if hook else {}),
+        )
+        opening.callback(alarms.stop)
+        return alarms.start()
+
     def _recovered(self) -> None:
         """What an earlier life left behind."""
         found = self.ledger.recovery
@@ -211,8 +231,9 @@ class Daemon:
 
         stored = Stored(self.out)
         server = start(
-            self.latest, self.settings.view, metrics=self.metrics, runs=stored.runs, ready=self._ready, shelf=stored
-        )
+            self.latest, self.settings.view, metrics=self.metrics, runs=stored.runs, ready=self._ready, shelf=stored,
+            alarms=self.alarms,
+        )  # fmt: skip
         given = bool(self.settings.view.token)  # a token that the user chose stays out of the log
         self.url = server.url.partition("?")[0] if given else server.url
         return server
@@ -278,19 +299,21 @@ class Daemon:
     def _show(self, result: Result) -> None:
         """A frame is safe in the store (write-behind's thread): tell the page and the numbers."""
         aligned, measured = result.aligned, result.measured
+        shown = Shown.of(result.run, result.frame, aligned, result.labelled, measured, drift_speed=result.drift_speed)
         if measured is None:
             self.committed += 1
             self._commits.append(time.monotonic())
             self._lag = max(0.0, time.time() - max(aligned.frame.closed_at, self._begun_wall))
+            self.alarms.committed(shown)
             if self.steps.segmenter is not None:
                 return  # its picture follows with its particles, unless the branch is behind: then the newest one's
         elif result.final:
             self.segmented += 1
         if measured is not None:
             self._note_sizes(result)
-        self.latest.show(
-            Shown.of(result.run, result.frame, aligned, result.labelled, measured, drift_speed=result.drift_speed)
-        )
+        shown = self.latest.show(shown)
+        if measured is not None:
+            self.alarms.measured(shown)
 
     def _note_sizes(self, result: Result) -> None:
         measured, labelled = result.measured, result.labelled
@@ -317,6 +340,8 @@ class Daemon:
         self.metrics.queue("write_behind", self.behind.queued_bytes)
         self.metrics.pending("queued", self._loop.ahead.waiting)
         self.metrics.backlog.set(self._loop.backlog)
+        if not self._loop.lanes:
+            self.alarms.closed()
         self.metrics.store_free.set(shutil.disk_usage(self.out).free)
         if self.device != "cpu":
             self.metrics.gpu_memory(arrays.free_memory("used", self.device), arrays.free_memory("free", self.device))

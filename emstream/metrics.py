@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 from prometheus_client import (
@@ -86,6 +86,8 @@ class Metrics:
         self.gpu_up = Gauge("emstream_gpu_up", "1 while a GPU does the work", registry=r)
         self._gpu_memory = Gauge("emstream_gpu_memory_bytes", "GPU memory", ["kind"], registry=r)
         self._gpu_fallback = Counter("emstream_gpu_fallback", "Times the CPU took over", ["reason"], registry=r)
+        self._alarm = Gauge("emstream_alarm_active", "1 while an alarm's condition holds", ["name"], registry=r)
+        self._alarm_fired = Counter("emstream_alarm_fired", "Times an alarm began", ["name"], registry=r)
         self.backlog = Gauge("emstream_segmentation_backlog_frames", "Frames kept but not yet segmented", registry=r)
         self._model = Info("emstream_model", "The segmentation model", registry=r)
         self._build = Info("emstream_build", "This program", registry=r)
@@ -180,6 +182,19 @@ class Metrics:
     def gpu_fallback(self, reason: str) -> None:
         """The CPU took over, for `reason` (FALLBACKS)."""
         self._child("gpu_fallback", reason).inc()
+
+    def alarm(self, name: str, active: bool | None, fired: bool = False) -> None:
+        """Whether the alarm `name` is active (None: there is no such alarm any more), and whether it just began.
+
+        The names are the user's; the page allows few of them.
+        """
+        if active is None:
+            for family in (self._alarm, self._alarm_fired):
+                with suppress(KeyError):
+                    family.remove(name)
+            return
+        self._alarm.labels(name).set(int(active))
+        self._alarm_fired.labels(name).inc(int(fired))
 
     def model(self, name: str, sha: str) -> None:
         """Which segmentation model is at work."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from emstream.errors import BadRule, BadSettings
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewOptions:
@@ -15,3 +17,20 @@ class ViewOptions:
     max_clients: int = 8  # pages open at once
     preview_px: int = 512  # longer side of the picture that is sent
     history: int = 4096  # points kept of each curve; longer runs are thinned evenly
+    alarms: tuple[str, ...] = ()  # one rule each: "count fell 30 % in 5 s", "drift > 2 nm/s", "no frame for 3 periods"
+    webhook: str = ""  # http(s) address that gets a POST of JSON when an alarm begins or ends
+
+    def __post_init__(self) -> None:
+        from emstream.view.rules import parse
+        from emstream.view.webhook import Webhook
+
+        wrong = []
+        for line in self.alarms:
+            try:
+                parse(line)
+            except BadRule as err:
+                wrong.append(f"view.alarms: {err}")
+        if self.webhook:
+            Webhook.check(self.webhook)
+        if wrong:
+            raise BadSettings("; ".join(wrong), problems=tuple(wrong))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from emstream.view.rules import Rule
@@ -11,7 +12,7 @@ from emstream.view.rules import Rule
 PIECES = 64  # into which the time that a change looks back is cut
 CLEAR_S = 1.0  # an alarm ends once its condition has not held for so long, or for the rule's own time
 LEAST_SILENCE_S = 1.0  # disks and networks are never more regular than that
-ARRIVALS = 33  # frames from which the camera's period is known
+ARRIVALS = 33  # frames from which the time between frames is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +50,27 @@ def step(rule: Rule, state: State, time_s: float, value: float) -> State:
     return _settle(rule, replace(state, value=told, time_s=time_s), holds)
 
 
-def silence(rule: Rule, state: State, arrivals: tuple[float, ...], now_s: float) -> State:
+def silence(rule: Rule, waited_s: float, period_s: float) -> State:
     """The state of a rule about silence.
 
-    arrivals : s, when the last frames (ARRIVALS of them are enough) were kept, on the clock of `now_s`
+    waited_s : since the last frame came; NaN when none is expected
+    period_s : between frames, see `period`; NaN when not known yet
     """
-    if not arrivals:
-        return State()
-    waited = now_s - arrivals[-1]
-    limit = rule.limit
-    if rule.periods:
-        gaps = sorted(b - a for a, b in itertools.pairwise(arrivals))
-        if not gaps:
-            return State(value=math.nan)
-        limit = max(limit * gaps[len(gaps) // 2], LEAST_SILENCE_S)
-    return State(active=waited > limit, value=waited, time_s=now_s)
+    limit = max(rule.limit * period_s, LEAST_SILENCE_S) if rule.periods else rule.limit
+    return State(active=waited_s > limit, value=waited_s)
+
+
+def period(taken_s: Sequence[float], came_s: Sequence[float]) -> float:
+    """Time between frames, s: the camera's own, or that in which they really come when that is longer.
+
+    taken_s, came_s : the last frames' times by the camera and by arrival; frames may come in bursts, so the median of
+                      the first and the mean of the second are taken. NaN with fewer than two frames
+    """
+    if len(came_s) < 2:
+        return math.nan
+    taken = sorted(b - a for a, b in itertools.pairwise(taken_s))[(len(taken_s) - 1) // 2]
+    came = (came_s[-1] - came_s[0]) / (len(came_s) - 1)
+    return max(came, taken) if math.isfinite(taken) else came
 
 
 def _changed(rule: Rule, state: State, time_s: float, value: float) -> tuple[State, float]:

@@ -44,8 +44,11 @@ class Latest:
         self._version = 0
         self._listeners: list[Callable[[], None]] = []
 
-    def show(self, shown: Shown) -> None:
-        """A frame was aligned, or segmented and measured: shown when it is the newest, in the curves in any case."""
+    def show(self, shown: Shown) -> Shown:
+        """A frame was aligned, or segmented and measured: shown when it is the newest, in the curves in any case.
+
+        returns : the frame with what is known now of how its particles grow
+        """
         with self._lock:
             slot = self._slot(shown.run)
             if shown.tracks is not None:
@@ -65,6 +68,7 @@ class Latest:
             listeners = tuple(self._listeners)
         for wake in listeners:
             wake()
+        return shown
 
     def recall(self, run: str, history: History) -> None:
         """The curves of frames that are already stored, when a run goes on after a restart."""

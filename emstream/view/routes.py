@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -15,13 +16,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
 from emstream import __version__
-from emstream.errors import EmstreamError
+from emstream.errors import BadRule, EmstreamError
 from emstream.metrics import CONTENT_TYPE, Metrics
+from emstream.view.alarms import MOST, Alarms
 from emstream.view.latest import Latest
+from emstream.view.rules import QUANTITIES
 from emstream.view.shown import Shown
 from emstream.view.socket import Feed
 from emstream.view.wire import pack
 
+LONGEST_BODY = 4096  # bytes of what is sent to set an alarm
 _KINDS = {
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -55,7 +59,7 @@ class Shelf(Protocol):
 
 
 class Routes:
-    """All answers; GET only, nothing here changes anything."""
+    """All answers; nothing here changes anything but the alarms."""
 
     def __init__(
         self,
@@ -65,9 +69,10 @@ class Routes:
         ready: Callable[[], tuple[bool, list[str]]],
         shelf: Shelf | None,
         feed: Feed,
+        alarms: Alarms | None = None,
     ) -> None:
         self.latest, self.metrics, self.all_runs, self.ready, self.shelf = latest, metrics, runs, ready, shelf
-        self.feed = feed
+        self.feed, self.alarms = feed, alarms
 
     def app(self) -> Starlette:
         """The application, without its gate."""
@@ -83,6 +88,10 @@ class Routes:
                 Route("/api/runs/{run}/frame/{index:int}", self.frame, methods=["GET"]),
                 Route("/api/runs/{run}/tracks/{track:int}", self.track, methods=["GET"]),
                 Route("/api/events", self.events, methods=["GET"]),
+                Route("/api/alarms", self.watched, methods=["GET"]),
+                Route("/api/alarms", self.watch, methods=["POST"]),
+                Route("/api/alarms/seen", self.saw, methods=["POST"]),
+                Route("/api/alarms/{name:path}", self.unwatch, methods=["DELETE"]),
                 Route("/metrics", self.exposition, methods=["GET"]),
                 Route("/healthz", self.healthz, methods=["GET"]),
                 Route("/readyz", self.readyz, methods=["GET"]),
@@ -182,6 +191,42 @@ class Routes:
             return JSONResponse({"error": f"the run {run} knows no track {number} (yet)"}, status_code=404)
         return JSONResponse({"run": run, **found})
 
+    async def watched(self, request: Request) -> Response:
+        """The alarms, and the numbers that one may watch; `alarms` is None where nothing is watched."""
+        quantities = [{"name": q.name, "meaning": q.meaning, "units": [u for u in q.units if u[:2] not in ("um", "/u")
+                       and u[-1:] != "2"]} for q in QUANTITIES]  # fmt: skip
+        known = None if self.alarms is None else self.alarms.all()
+        return JSONResponse({"alarms": known, "most": MOST, "quantities": quantities})
+
+    async def watch(self, request: Request) -> Response:
+        """Set an alarm: {"rule": "count fell 30 % in 5 s"}."""
+        asked = await _body(request)
+        if self.alarms is None or asked is None or not isinstance(asked.get("rule"), str):
+            return JSONResponse({"error": 'send {"rule": "count fell 30 % in 5 s"} to a daemon'}, status_code=400)
+        try:
+            return JSONResponse(await run_in_threadpool(self.alarms.add, asked["rule"]), status_code=201)
+        except BadRule as err:
+            return JSONResponse({"error": err.what, "hint": err.hint}, status_code=400)
+
+    async def saw(self, request: Request) -> Response:
+        """Somebody saw that an alarm fired: {"name": …}, or {} for all."""
+        asked = await _body(request)
+        if self.alarms is None or asked is None:
+            return JSONResponse({"error": 'send {"name": …} or {} to a daemon'}, status_code=400)
+        self.alarms.seen(str(asked["name"]) if "name" in asked else None)
+        return JSONResponse({"alarms": self.alarms.all()})
+
+    async def unwatch(self, request: Request) -> Response:
+        """Take an alarm away that was set on the page."""
+        name = request.path_params["name"]
+        try:
+            known = self.alarms is not None and await run_in_threadpool(self.alarms.remove, name)
+        except BadRule as err:
+            return JSONResponse({"error": err.what, "hint": err.hint}, status_code=409)
+        return JSONResponse(
+            {} if known else {"error": f"there is no alarm {name!r}"}, status_code=200 if known else 404
+        )
+
     async def exposition(self, request: Request) -> Response:
         return Response(await run_in_threadpool(self.metrics.exposition), headers={"content-type": CONTENT_TYPE})
 
@@ -191,6 +236,23 @@ class Routes:
     async def readyz(self, request: Request) -> Response:
         ok, reasons = await run_in_threadpool(self.ready)
         return JSONResponse({"ready": ok, "reasons": reasons}, status_code=200 if ok else 503)
+
+
+async def _body(request: Request) -> dict[str, Any] | None:
+    """The JSON object that was sent; None for anything else. Forms of other sites cannot send JSON."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        return None
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > LONGEST_BODY:
+            return None
+    try:
+        asked = json.loads(b"".join(chunks) or b"{}")
+    except ValueError:
+        return None
+    return asked if isinstance(asked, dict) else None
 
 
 def _whole(params: Mapping[str, str], key: str) -> int:

@@ -14,6 +14,7 @@ from emstream.errors import AddressRefused
 from emstream.metrics import Metrics
 from emstream.view import ViewOptions
 from emstream.view.access import Address, Gate, check_exposure, new_token
+from emstream.view.alarms import Alarms
 from emstream.view.latest import Latest
 from emstream.view.routes import Routes, Shelf
 from emstream.view.socket import Feed
@@ -78,12 +79,14 @@ def start(
     runs: Callable[[], list[dict[str, Any]]],
     ready: Callable[[], tuple[bool, list[str]]],
     shelf: Shelf | None = None,
+    alarms: Alarms | None = None,
 ) -> Server:
     """Serve the page at `options.http` (must be set) until `stop()` or the end of the process.
 
     runs   : all runs, newest last: name, frames, state, shape, …; called in a worker thread
     ready  : whether frames can be taken in now, and if not why; called in a worker thread
     shelf  : stored frames, for looking back; None = live only
+    alarms : what watches the numbers; None = nothing does (stored runs)
     raises : AddressRefused
     """
     wanted = Address.parse(options.http or "")
@@ -91,8 +94,8 @@ def start(
     sock = _bind(wanted)
     address = Address(wanted.host, int(sock.getsockname()[1]))
     token = options.token or new_token()
-    feed = Feed(latest, options.max_clients, options.preview_px)
-    app = Routes(latest, metrics, runs, ready, shelf, feed).app()
+    feed = Feed(latest, options.max_clients, options.preview_px, alarms)
+    app = Routes(latest, metrics, runs, ready, shelf, feed, alarms).app()
     names = tuple(name.strip() for name in options.hosts.split(",") if name.strip())
     return Server(Gate(app, address=address, token=token, hosts=names), sock, address, token).start()
 

@@ -12,6 +12,7 @@ from typing import Any
 from anyio import to_thread
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from emstream.view.alarms import Alarms
 from emstream.view.latest import Latest
 from emstream.view.preview import Window
 from emstream.view.wire import pack
@@ -50,7 +51,8 @@ class _Client:
 class Feed:
     """Serves `/ws`. The writer only sets a flag; a slow page misses frames, it never delays one."""
 
-    def __init__(self, latest: Latest, max_clients: int, size: int = 512) -> None:
+    def __init__(self, latest: Latest, max_clients: int, size: int = 512, alarms: Alarms | None = None) -> None:
+        self.alarms = alarms
         self.latest, self.max_clients, self.size, self.clients = latest, max_clients, size, 0
         self._packed: tuple[str, int, bytes] = ("", 0, b"")  # run, version, message: packed once for all pages
         self._window: tuple[str, Window | None] = ("", None)  # run, its stretch
@@ -92,8 +94,9 @@ class Feed:
         while True:
             if clock() - status_at >= STATUS_EVERY_S:
                 status_at = clock()
-                daemon = asdict(self.latest.daemon())
-                await ws.send_text(json.dumps({"kind": "status", "run": self.latest.current, **daemon}))
+                told: dict[str, Any] = {"kind": "status", "run": self.latest.current, **asdict(self.latest.daemon())}
+                told["alarms"] = None if self.alarms is None else self.alarms.all()
+                await ws.send_text(json.dumps(told))
             if client.credit and (message := await self._newer(client)) is not None:
                 client.credit = 0
                 await ws.send_bytes(message)
