@@ -267,8 +267,8 @@ class Daemon:
             self.runs.append(row.name)
         if self.steps.segmenter is not None:
             self.steps.segmenter.reset()
-        if row.n and self.url:
-            self._recall(row.name)
+        if row.n and self.url:  # beside the work: of a week's run that takes a while
+            threading.Thread(target=self._recall, args=(row.name,), daemon=True, name="recall").start()
         log.info("run opened", extra={"run": row.name, "frames": row.n, "shape": row.shape, "dtype": row.dtype})
         return Lane(frame.series, keeper, self.steps, self.metrics, frame)
 
@@ -276,7 +276,10 @@ class Daemon:
         """The curves of frames that are stored already, for a run that goes on."""
         from emstream.view.stored import Stored
 
-        self.latest.recall(run, Stored(self.out, self.settings.view.history).recall(run))
+        try:
+            self.latest.recall(run, Stored(self.out, self.settings.view.history).recall(run))
+        except (OSError, EmstreamError, KeyError) as error:
+            log.warning("the curves begin anew", extra={"run": run, "reason": str(error)})
 
     def _attrs(self, frame: Frame) -> dict[str, Any]:
         """What a new run tells of itself."""

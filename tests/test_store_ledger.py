@@ -95,11 +95,11 @@ def test_a_touched_file_with_the_same_pixels_is_recognised(ledger: Ledger) -> No
 
     pixels = np.arange(64, dtype=np.uint16).reshape(8, 8)
     write(ledger, SINGLE, pixels)
-    touched = replace(SINGLE, mtime_ns=200)
-    assert not ledger.same_payload(touched, crc32c(pixels + 1))
+    run, touched = ledger.runs()[0].id, replace(SINGLE, mtime_ns=200)
     assert ledger.known_frames("cam/a.tif", 1000, 200, 7) == 0
-    assert ledger.same_payload(touched, crc32c(pixels))
+    assert ledger.reserve(run, [touched], lambda i: crc32c(pixels)) == [None]
     assert ledger.known_frames("cam/a.tif", 1000, 200, 7) == 1
+    assert ledger.reserve(run, [replace(SINGLE, mtime_ns=300)], lambda i: crc32c(pixels + 1)) == [1]
 
 
 def test_another_shape_dtype_or_scale_begins_the_next_run(ledger: Ledger) -> None:

@@ -83,9 +83,10 @@ class StoreKeeper:
 
     # ---- called by the lane ------------------------------------------------------------------------------------
 
-    def reserve(self, origins: Sequence[Origin]) -> list[int | None]:
+    def reserve(self, frames: Sequence[Frame]) -> list[int | None]:
         """Slots for the next frames; None for one that the run has already."""
-        return self._behind.patiently(lambda: self._writer.reserve(origins))
+        origins = [f.origin for f in frames]
+        return self._behind.patiently(lambda: self._writer.reserve(origins, lambda i: frames[i].pixels))
 
     def frame(self, slot: int, aligned: Aligned, keep_raw: bool, drift_speed: float) -> None:
         """Store one aligned frame; blocks while the queue is full."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from emstream import align, arrays, measure
 from emstream.errors import BadImage
-from emstream.messages import Aligned, Array, Frame, Labelled, Measured, Origin, Status
+from emstream.messages import Aligned, Array, Frame, Labelled, Measured, Status
 from emstream.metrics import Metrics
 from emstream.pipeline import steps as step
 from emstream.pipeline.steps import Steps, Tables
@@ -50,7 +50,7 @@ class Keeper(Protocol):
     name: str
     stored: int  # frames that the run had when it was opened
 
-    def reserve(self, origins: Sequence[Origin]) -> list[int | None]: ...
+    def reserve(self, frames: Sequence[Frame]) -> list[int | None]: ...
     def frame(self, slot: int, aligned: Aligned, keep_raw: bool, drift_speed: float) -> None: ...
     def finals(self, shifts: Mapping[int, tuple[float, float]]) -> None: ...
     def labels(self, measure: Callable[[], tuple[Result, Tables | None]], nbytes: int) -> None: ...
@@ -114,7 +114,7 @@ class Lane:
     def keep(self, frames: Sequence[Frame]) -> None:
         """Align frames and hand them to the store; blocks while storage is slow."""
         self.last_frame_at = time.monotonic()
-        for slot, frame in zip(self.keeper.reserve([f.origin for f in frames]), frames):
+        for slot, frame in zip(self.keeper.reserve(frames), frames):
             if slot is None:  # the run has it: a file that was only touched or copied over itself
                 continue
             with self.metrics.timed("align"):

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 log = logging.getLogger("emstream.store")
 T = TypeVar("T")
+GROUP = 64  # pieces of work written together: each may hold some files open until all are synced
 WAITING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN)  # may pass by themselves
 
 
@@ -29,7 +30,7 @@ class WriteBehind:
 
     sink        : flushed after each group
     limit_bytes : `put` waits while more than this is queued; a single larger item is let in alone
-    group_bytes : a group is no larger than this (it is held twice while it is compressed)
+    group_bytes : a group is no larger than this (it is held twice while it is compressed), and GROUP pieces at most
     tell        : called with the reason when writing pauses, with None when it goes on; by the thread that writes
 
     When the disk is full or gone, the group is discarded and written anew after a pause of 1, 2, 4 … 60 s, until it
@@ -137,7 +138,9 @@ class WriteBehind:
     def _take(self) -> list[tuple[Callable[[], object], int]]:
         group: list[tuple[Callable[[], object], int]] = []
         size = 0
-        while self._queue and not self._abandoned and (not group or size + self._queue[0][1] <= self._group_bytes):
+        while self._queue and not self._abandoned and len(group) < GROUP:
+            if group and size + self._queue[0][1] > self._group_bytes:
+                break
             group.append(self._queue.popleft())
             size += group[-1][1]
         self._busy = bool(group)

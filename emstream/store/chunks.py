@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -75,17 +74,21 @@ class Staged:
 
     def __init__(self, fsync: bool) -> None:
         self._fsync = fsync
-        self._files: deque[tuple[int, str, Path, bool]] = deque()
+        self._files: dict[Path, tuple[int, bool]] = {}
 
     def write(self, path: Path, parts: Iterable[bytes], durable: bool = True) -> int:
         """Write a file that is not visible yet; returns its bytes.
 
+        What a killed writer left of it under that name is overwritten, so that a start need not look for it among a
+        million chunks.
+
         durable : fsync it at commit; False for what can be made again from the rest
         raises  : OSError
         """
-        name = f"{path}.{uuid.uuid4().hex[:8]}{PARTIAL}"
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        self._files.append((fd, name, path, durable))
+        if path in self._files:
+            os.close(self._files.pop(path)[0])
+        fd = os.open(f"{path}{PARTIAL}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._files[path] = fd, durable
         size = 0
         for part in parts:
             left = memoryview(part)
@@ -99,25 +102,23 @@ class Staged:
         """Make every staged file visible and, where asked, durable."""
         folders = set()
         if self._fsync:
-            for fd, _, path, durable in self._files:
+            for path, (fd, durable) in self._files.items():
                 if durable:
                     os.fsync(fd)
                     folders.add(path.parent)
             failpoint("chunk.synced")
-        while self._files:
-            fd, name, path, _ = self._files[0]
-            os.rename(name, path)
-            self._files.popleft()
-            os.close(fd)
+        for path in list(self._files):
+            os.rename(f"{path}{PARTIAL}", path)
+            os.close(self._files.pop(path)[0])
             failpoint("chunk.renamed")
         for folder in sorted(folders):
             sync_folder(folder)
 
     def discard(self) -> None:
         """Forget what is staged, after an error."""
-        for fd, name, _, _ in self._files:
+        for path, (fd, _) in self._files.items():
             os.close(fd)
-            Path(name).unlink(missing_ok=True)
+            Path(f"{path}{PARTIAL}").unlink(missing_ok=True)
         self._files.clear()
 
 
@@ -151,9 +152,13 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def remove_partial(root: Path) -> int:
-    """Delete files that a killed writer left half written, at any depth; returns how many."""
-    leftovers = list(root.rglob(f"*{PARTIAL}"))
+def remove_partial(folder: Path) -> int:
+    """Delete files that a killed writer left half written in a folder; returns how many."""
+    try:
+        with os.scandir(folder) as entries:
+            leftovers = [entry.path for entry in entries if entry.name.endswith(PARTIAL)]
+    except FileNotFoundError:
+        return 0
     for file in leftovers:
-        file.unlink(missing_ok=True)
+        os.unlink(file)
     return len(leftovers)

@@ -9,9 +9,10 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, series TEXT NOT NULL, y INTEGER NOT NULL, x INTEGER NOT NULL,
     dtype TEXT NOT NULL, py REAL, px REAL, state TEXT NOT NULL, created REAL NOT NULL, attrs TEXT NOT NULL,
-    checkpoint INTEGER NOT NULL DEFAULT 0);
+    checkpoint INTEGER NOT NULL DEFAULT 0, settled INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS sources (
     path TEXT NOT NULL, generation INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     inode INTEGER NOT NULL, PRIMARY KEY (path, generation)) WITHOUT ROWID;
@@ -39,6 +40,7 @@ CREATE TABLE IF NOT EXISTS frames (
     sub INTEGER NOT NULL, state TEXT NOT NULL, crc32c INTEGER, source_crc32c INTEGER, time_s REAL, dy REAL, dx REAL,
     confidence REAL, anchor INTEGER, status INTEGER NOT NULL DEFAULT 0, source_index INTEGER, particles INTEGER,
     area_fraction REAL, model TEXT, labels_crc32c INTEGER, at REAL, final_dy REAL, final_dx REAL, UNIQUE (run, slot), UNIQUE (path, generation, sub));
+CREATE INDEX IF NOT EXISTS reserved ON frames (run, slot) WHERE state = 'RESERVED';
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -57,6 +59,7 @@ class RunRow:
     attrs: Mapping[str, Any]
     n: int  # frames committed
     checkpoint: int  # frames below this are known to be on the disk in every array
+    settled: int  # the columns' files say what the ledger says of frames below this, unless the machine went down
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +179,10 @@ class Ledger:
                 return _run_row(row)
         raise KeyError(name)
 
-    def frames(self, run: int, start: int = 0) -> list[dict[str, Any]]:
-        """The committed frames of a run from slot `start` on, in the order of slots, with their sources."""
+    def frames(self, run: int, start: int = 0, stop: int = 1 << 62) -> list[dict[str, Any]]:
+        """The committed frames of a run in slots start … stop - 1, in order, with their sources."""
         with self._mutex:
-            return [dict(row) for row in self._db.execute(_FRAMES, (run, start))]
+            return [dict(row) for row in self._db.execute(_FRAMES, (run, start, stop))]
 
     def counts(self) -> dict[str, int]:
         """Frames by state, and `quarantined` files."""
@@ -232,8 +235,13 @@ class Ledger:
             )
             return self.run(name)
 
-    def reserve(self, run: int, origins: Sequence[Origin]) -> list[int | None]:
+    def reserve(
+        self, run: int, origins: Sequence[Origin], payload: Callable[[int], int] | None = None
+    ) -> list[int | None]:
         """The slots of these frames, in order; None for a frame that has one already.
+
+        payload : the crc32c of the i-th frame as the camera wrote it. A file of one frame that was overwritten by one
+                  with this checksum was only touched or copied: nothing new; else it is a new frame
 
         Not synced: a reservation that a power cut takes back is made again from the source.
         """
@@ -241,8 +249,10 @@ class Ledger:
             slot = db.execute("SELECT coalesce(max(slot), -1) + 1 FROM frames WHERE run = ?", (run,)).fetchone()[0]
             slots: list[int | None] = []
             held = quarantine.any_left(db)
-            for origin in origins:
+            for i, origin in enumerate(origins):
                 generation = self._generation(origin)
+                if payload is not None and generation and self._only_touched(origin, generation, partial(payload, i)):
+                    generation = None
                 if generation is None:
                     slots.append(None)
                     continue
@@ -268,9 +278,11 @@ class Ledger:
         frames: Sequence[FrameRow],
         labels: Sequence[LabelRow] = (),
         finals: Sequence[FinalRow] = (),
+        settled: int | None = None,
     ) -> None:
         """Count these frames, labels and final shifts as stored; one transaction, durable when it returns.
 
+        settled : what the run's becomes with them; None stays
         raises : OSError when the disk is full or broken; StoreDamaged when a frame was never reserved
         """
         with self._write() as db:
@@ -293,25 +305,10 @@ class Ledger:
                 "UPDATE frames SET final_dy = ?, final_dx = ? WHERE run = ? AND slot = ?",
                 [(*f.shift, run, f.slot) for f in finals],
             )
+            if settled is not None:
+                db.execute("UPDATE runs SET settled = ? WHERE id = ?", (settled, run))
             failpoint("ledger.commit")
         failpoint("ledger.committed")
-
-    def same_payload(self, origin: Origin, crc32c: int) -> bool:
-        """Whether the frame is one that is stored already, its file only touched or copied; if so the file is known anew.
-
-        crc32c : of the pixels as the camera wrote them
-        """
-        with self._write() as db:
-            row = db.execute(
-                "SELECT generation, source_crc32c FROM frames WHERE path = ? AND sub = ? AND slot IS NOT NULL"
-                " ORDER BY generation DESC LIMIT 1",
-                (origin.path, origin.sub),
-            ).fetchone()
-            if row is None or row["source_crc32c"] != crc32c:
-                return False
-            stamp = (origin.path, row["generation"], origin.size, origin.mtime_ns, origin.inode)
-            db.execute("REPLACE INTO sources VALUES (?,?,?,?,?)", stamp)
-            return True
 
     def set_run(
         self,
@@ -320,9 +317,12 @@ class Ledger:
         state: str | None = None,
         attrs: Mapping[str, Any] | None = None,
         checkpoint: int | None = None,
+        settled: int | None = None,
     ) -> None:
         """Change what is told of a run; what is None stays."""
-        with self._write() as db:
+        with self._write(durable=settled is None) as db:
+            if settled is not None:
+                db.execute("UPDATE runs SET settled = ? WHERE id = ?", (settled, run))
             if state is not None:
                 db.execute("UPDATE runs SET state = ? WHERE id = ?", (state, run))
             if attrs is not None:
@@ -408,6 +408,21 @@ class Ledger:
             return None if taken else generation
         return generation + 1
 
+    def _only_touched(self, origin: Origin, generation: int, payload: Callable[[], int]) -> bool:
+        """Whether the first of a file's generation is the one frame of the file before; that is then known anew."""
+        known = self._source(origin.path)
+        if origin.sub or known is None or (known[0], known[2]) != (generation - 1, 1):
+            return False
+        row = self._db.execute(
+            "SELECT source_crc32c FROM frames WHERE path = ? AND generation = ? AND sub = 0 AND slot IS NOT NULL",
+            (origin.path, generation - 1),
+        ).fetchone()
+        if row is None or row["source_crc32c"] != payload():
+            return False
+        stamp = (origin.path, generation - 1, origin.size, origin.mtime_ns, origin.inode)
+        self._db.execute("REPLACE INTO sources VALUES (?,?,?,?,?)", stamp)
+        return True
+
     def _recover(self, source_root: Path | None) -> Recovery:
         """Take back what was under way; the sources are read again into the same slots."""
         boot = _boot_id()
@@ -416,11 +431,10 @@ class Ledger:
             rebuilt = () if meta else self._rebuild(db)
             pending = db.execute(
                 "SELECT f.run, f.path, f.sub, s.size, s.mtime_ns, s.inode FROM frames f JOIN sources s USING (path, generation)"
-                " WHERE f.state = ? ORDER BY f.run, f.slot",
-                (RESERVED,),
+                " WHERE f.state = 'RESERVED' ORDER BY f.run, f.slot"  # in so many words: its index is of that state alone
             ).fetchall()
             quarantine.keep_gaps(db)
-            db.execute("DELETE FROM frames WHERE state = ?", (RESERVED,))
+            db.execute("DELETE FROM frames WHERE state = 'RESERVED'")
             gone = []
             for row in pending:
                 origin = Origin(row["path"], row["sub"], row["size"], row["mtime_ns"], row["inode"])
@@ -442,10 +456,13 @@ class Ledger:
         return rebuild(db, self.out)
 
 
-_RUNS = "SELECT runs.*, (SELECT count(*) FROM frames f WHERE f.run = runs.id AND f.state IN ('COMMITTED', 'SEGMENTED')) AS n FROM runs"
+_RUNS = (  # slots are committed in order: the last one tells how many
+    "SELECT runs.*, coalesce((SELECT f.slot + 1 FROM frames f WHERE f.run = runs.id AND f.state IN ('COMMITTED', 'SEGMENTED')"
+    " ORDER BY f.slot DESC LIMIT 1), 0) AS n FROM runs"
+)
 _FRAMES = (
     "SELECT f.*, s.size, s.mtime_ns, s.inode FROM frames f JOIN sources s USING (path, generation)"
-    " WHERE f.run = ? AND f.slot >= ? AND f.state IN ('COMMITTED', 'SEGMENTED') ORDER BY f.slot"
+    " WHERE f.run = ? AND f.slot >= ? AND f.slot < ? AND f.state IN ('COMMITTED', 'SEGMENTED') ORDER BY f.slot"
 )
 
 
@@ -458,7 +475,7 @@ def read_frames(out: Path, name: str) -> list[dict[str, Any]] | None:
     db.row_factory = sqlite3.Row
     try:
         row = db.execute("SELECT id FROM runs WHERE name = ?", (name,)).fetchone()
-        return None if row is None else [dict(r) for r in db.execute(_FRAMES, (row["id"], 0))]
+        return None if row is None else [dict(r) for r in db.execute(_FRAMES, (row["id"], 0, 1 << 62))]
     except sqlite3.DatabaseError as error:
         raise StoreDamaged(f"{path}: {error}", "the runs carry what is needed to build it anew") from error
     finally:
@@ -478,7 +495,7 @@ def _run_row(row: sqlite3.Row) -> RunRow:
     shape = (row["y"], row["x"])
     return RunRow(
         row["id"], row["name"], row["series"], shape, row["dtype"], scale, row["state"], json.loads(row["attrs"]), row["n"],
-        row["checkpoint"],
+        row["checkpoint"], row["settled"],
     )  # fmt: skip
 
 
@@ -496,6 +513,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         known = {row["name"] for row in db.execute("PRAGMA table_info(frames)")}
         for name in {"final_dy", "final_dx"} - known:  # a ledger of an older version
             db.execute(f"ALTER TABLE frames ADD COLUMN {name} REAL")
+        if "settled" not in {row["name"] for row in db.execute("PRAGMA table_info(runs)")}:
+            db.execute("ALTER TABLE runs ADD COLUMN settled INTEGER NOT NULL DEFAULT 0")
         quarantine.prepare(db)
     except sqlite3.DatabaseError as error:
         raise StoreDamaged(f"{path}: {error}", "move it away; it is built anew from the runs") from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from emstream.store.chunks import replace
 
+TAIL = 64 << 10  # bytes; a line has some hundreds
 _KEYS = ("slot", "path", "generation", "sub", "size", "mtime_ns", "inode", "crc32c", "source_crc32c")
 
 
@@ -19,11 +21,29 @@ class Origins:
         self.path = path
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Lines for frames that were committed (rows of the ledger)."""
-        with self.path.open("ab") as file:
-            file.write(_lines(rows))
+        """Lines for frames that were committed (rows of the ledger), all of them or, with an OSError, none."""
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            left = memoryview(_lines(rows))
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(end)
+                raise
 
-    def resume(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def last(self) -> int | None:
+        """The slot of the last line, which a kill may have torn; the slots before are there. None when that is not so."""
+        try:
+            with self.path.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - TAIL))
+                *_, line, rest = file.read().split(b"\n")
+            return None if rest else int(json.loads(line)["slot"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def renew(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Make the journal say what the ledger says, when it does not."""
         if read_origins(self.path) != [{k: row[k] for k in _KEYS} for row in rows]:
             replace(self.path, _lines(rows))

@@ -64,7 +64,7 @@ def _publish_anew(path: Path, ledger: Ledger) -> None:
     except KeyError:
         return
     if row.n:
-        RunWriter(path.parent, row, ledger, StoreOptions())  # going on with a run begins with publishing it anew
+        RunWriter(path.parent, row, ledger, StoreOptions(), anew=True)
 
 
 def _chunks(

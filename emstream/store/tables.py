@@ -89,12 +89,22 @@ class TableWriter:
         self._flushed_at = time.monotonic()
 
     def drop(self, column: str, *, from_value: int, values: Sequence[int] | np.ndarray = ()) -> None:
-        """Take out rows of an earlier life that will be written anew: `column` >= from_value, or one of `values`."""
+        """Take out rows of an earlier life that will be written anew: `column` >= from_value, or one of `values`.
+
+        Parts are looked at from the newest back; without `values` the first one that holds smaller numbers alone ends
+        it, for rows come in the order of that column.
+        """
         self.flush()
         wrong = pc.field(column) >= from_value
         if len(values):
             wrong = wrong | pc.field(column).isin(pa.array(np.asarray(values)))
-        for part in _parts(self.path):
+        for part in reversed(_parts(self.path)):
+            found = _range(part, column)
+            if found is None or found[1] < from_value:
+                if found is not None and not len(values):
+                    break
+                if found is None or not np.any((np.asarray(values) >= found[0]) & (np.asarray(values) <= found[1])):
+                    continue
             rows = self._conform(pq.read_table(part))
             kept = rows.filter(~wrong)
             if kept.num_rows != rows.num_rows:
@@ -128,6 +138,16 @@ def write_table(path: Path, columns: Mapping[str, Any], fsync: bool = False) -> 
 
 def _parts(path: Path) -> list[Path]:
     return sorted(path.glob("part-*.parquet"))
+
+
+def _range(part: Path, column: str) -> tuple[Any, Any] | None:
+    """(smallest, largest) value of a column, from the part's metadata; None when it has no rows."""
+    about = pq.read_metadata(part)
+    if not about.num_rows:
+        return None
+    at = about.schema.names.index(column)
+    told = [about.row_group(g).column(at).statistics for g in range(about.num_row_groups)]
+    return min(t.min for t in told), max(t.max for t in told)
 
 
 def _part(path: Path, number: int) -> Path:

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ class FrameRecord:
     status: int = int(Status.ALIGNED)
     raw: np.ndarray | None = None  # (y, x) as the camera wrote it
     source_index: int = -1  # place in the acquisition's own order; -1: the slot
+    source: np.ndarray | None = None  # (y, x) as the camera wrote it, for its checksum; None: `raw`, or `pixels`
 
     @classmethod
     def of(cls, aligned: Aligned, *, keep_raw: bool = False, source_index: int = -1) -> FrameRecord:
@@ -54,6 +55,7 @@ class FrameRecord:
         return cls(
             aligned.pixels, frame.origin, frame.time_s, aligned.shift, aligned.confidence, aligned.anchor,
             aligned.status | (int(Status.LATE) if frame.late else 0), frame.pixels if keep_raw else None, source_index,
+            frame.pixels,
         )  # fmt: skip
 
     @property
@@ -80,6 +82,7 @@ class RunWriter:
     row     : from `Ledger.run_for`
     attrs   : what `attributes.emstream` shall say besides: source, camera, settings …; a resumed run keeps what it had
     timed   : a context for each stage (fsync, ledger, publish) and its number of frames
+    anew    : a run that goes on is published whole, as after a reboot; else only what may differ from the ledger
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class RunWriter:
         options: StoreOptions,
         attrs: Mapping[str, Any] | None = None,
         timed: Timed = lambda stage, frames: nullcontext(),
+        anew: bool = False,
     ) -> None:
         self.row, self.ledger, self.options, self._timed = row, ledger, options, timed
         self.path = Path(out) / f"{row.name}.zarr"
@@ -99,7 +103,8 @@ class RunWriter:
         self.layout = Layout(row.shape, row.dtype, fixed["compressor"], fixed["keep_raw"])
         self.n = row.n  # frames committed
         self.published = 0
-        self.columns = Columns()
+        self.columns = Columns(self.path / "frames", lambda start, stop: ledger.frames(row.id, start, stop))
+        self._settled = row.settled
         self._levels = len(self.layout.levels)
         self._staged = Staged(options.fsync)
         self._frames: list[FrameRow] = []
@@ -111,9 +116,9 @@ class RunWriter:
         self._dirty = self._folders_made = False
         self._checkpoint: threading.Thread | None = None
         self._checkpoint_at = time.monotonic()
-        remove_partial(self.path)  # of a kill, perhaps before the first frame counted
+        self._leftovers = self.path.is_dir()  # of a kill, perhaps before the first frame counted
         if self.n:
-            self._resume()
+            self._resume(anew)
 
     @property
     def name(self) -> str:
@@ -121,9 +126,14 @@ class RunWriter:
 
     # -- frames and labels
 
-    def reserve(self, origins: Sequence[Origin]) -> list[int | None]:
-        """Slots for frames that will surely be written, in this order; None for one that is stored already. Any thread."""
-        return self.ledger.reserve(self.row.id, origins)
+    def reserve(self, origins: Sequence[Origin], pixels: Callable[[int], np.ndarray] | None = None) -> list[int | None]:
+        """Slots for frames that will surely be written, in this order; None for one that is stored already. Any thread.
+
+        pixels : the i-th frame as the camera wrote it, looked at when a file of its name is known but was changed
+        """
+        if pixels is None:
+            return self.ledger.reserve(self.row.id, origins)
+        return self.ledger.reserve(self.row.id, origins, lambda i: crc32c(little(pixels(i), self.row.dtype)))
 
     def write_frames(
         self, records: Sequence[FrameRecord], slots: Sequence[int | None] | None = None
@@ -166,7 +176,9 @@ class RunWriter:
             with self._timed("fsync", group):
                 self._staged.commit()
             with self._timed("ledger", group):
-                self.ledger.commit(self.row.id, self._frames, self._labels, self._finals)
+                settled = self._unsettled()
+                self.ledger.commit(self.row.id, self._frames, self._labels, self._finals, settled)
+                self._settled = self._settled if settled is None else settled
             if self._frames:
                 self._origins.append(self.ledger.frames(self.row.id, self._frames[0].slot))
                 failpoint("journal.written")
@@ -198,6 +210,9 @@ class RunWriter:
             file = self.path / "frames" / name / layout.column_chunk_name(name, chunk)
             replace(file, b"".join(encode(rows, "none")))
         failpoint("publish.columns")
+        if (settled := self.columns.settled()) > self._settled:
+            self.ledger.set_run(self.row.id, settled=settled)
+            self._settled = settled
         if self.n != self.published:
             first = self.published == 0
             for name in layout.COLUMNS:
@@ -281,9 +296,17 @@ class RunWriter:
         for name, columns in (tables or {}).items():
             write_table(self.path / "tables" / f"{name}.parquet", columns)
         write_table(self.path / "tables" / "frames.parquet", self.columns.as_table(self.n))
+        if self._leftovers:
+            self._sweep(self.layout.images())
         self._set_state("closed")
 
     # -- inside
+
+    def _unsettled(self) -> int | None:
+        """Where the columns will begin to differ from their files, when that is before where they did."""
+        slots = [r.slot for rows in (self._frames, self._labels, self._finals) for r in rows]
+        first = min(slots) // layout.COLUMN_CHUNK * layout.COLUMN_CHUNK
+        return first if first < self._settled else None
 
     def _write_frame(self, record: FrameRecord, slot: int) -> None:
         pixels = little(record.pixels, self.row.dtype)
@@ -293,7 +316,8 @@ class RunWriter:
             self._stage(str(level), slot, image, durable=level == 0)
         if "window" not in self.attrs:
             self._begin(image)
-        source = pixels if record.raw is None else little(record.raw, self.row.dtype)
+        written = next((p for p in (record.source, record.raw) if p is not None), pixels)
+        source = little(written, self.row.dtype)
         if self.layout.keep_raw:
             self._stage("raw/0", slot, source, durable=True)
         index = record.source_index if record.source_index >= 0 else slot
@@ -323,6 +347,13 @@ class RunWriter:
             raise OSError(
                 errno.ENOSPC, f"{free >> 20} MB free, {wanted}: make room, writing goes on by itself", str(self.path)
             )
+
+    def _sweep(self, large: Iterable[str]) -> None:
+        """Delete what a kill left half written; folders with a chunk for each frame only when they are named."""
+        small = {p for path in (*self.layout.images(), "frames/x", "tables/x") for p in Path(path).parents}
+        tables = (f"tables/{p.name}" for p in self.path.glob("tables/*.parquet"))
+        for folder in (*map(str, small), *(f"frames/{name}" for name in layout.COLUMNS), *tables, *large):
+            remove_partial(self.path / folder)
 
     def _make_folders(self) -> None:
         """Once in a life: a power cut may have left some of them."""
@@ -393,15 +424,21 @@ class RunWriter:
         self.attrs["window"] = [float(low), float(max(high, low + 1))]
         self.ledger.set_run(self.row.id, attrs=self.attrs)
 
-    def _resume(self) -> None:
+    def _resume(self, anew: bool) -> None:
         """Go on where the ledger says the run ended; what lies beyond is left over from a kill and overwritten."""
-        rows = self.ledger.frames(self.row.id)
         self._make_folders()
         rebooted = self.ledger.recovery.rebooted and self.row.state not in ("closed", "recovered")
+        anew = anew or rebooted
+        self._sweep(self.layout.images() if anew else ())
         if rebooted and len(self.layout.levels) > 1:
-            mend_coarse(self.path, self.layout, rows[self.row.checkpoint :], self.options.fsync)
-        self.columns.load(rows)
-        self._origins.resume(rows)
+            rows = self.ledger.frames(self.row.id, self.row.checkpoint)
+            mend_coarse(self.path, self.layout, rows, self.options.fsync)
+        self.columns.renew(0 if anew else self.row.settled, self.n)
+        last = None if anew else self._origins.last()
+        if last is None:
+            self._origins.renew(self.ledger.frames(self.row.id))
+        elif last + 1 < self.n:
+            self._origins.append(self.ledger.frames(self.row.id, last + 1))
         self._dirty = True
         self.published = -1  # whatever the metadata says now
         self._put_groups(but_root=True)
