@@ -267,8 +267,8 @@ class Daemon:
             self.runs.append(row.name)
         if self.steps.segmenter is not None:
             self.steps.segmenter.reset()
-        if row.n and self.url:  # beside the work: of a week's run that takes a while
-            threading.Thread(target=self._recall, args=(row.name,), daemon=True, name="recall").start()
+        if row.n and self.url:
+            self._recall(row.name)
         log.info("run opened", extra={"run": row.name, "frames": row.n, "shape": row.shape, "dtype": row.dtype})
         return Lane(frame.series, keeper, self.steps, self.metrics, frame)
 
