@@ -60,7 +60,8 @@ def test_local_workers_are_processes_on_loopback_with_what_they_were_given(monke
         assert len(workers) == 2
         assert all(w["nthreads"] == 1 and w["memory_limit"] > 1e8 for w in workers.values())
         assert all(name.startswith("tls://127.0.0.1:") for name in workers)
-        assert c.dashboard_link.startswith("http://127.0.0.1:")
+        assert c.cluster.scheduler.http_server.address == "127.0.0.1"
+        assert set(c.run(lambda dask_worker: dask_worker.http_server.address).values()) == {"127.0.0.1"}
         assert sorted(c.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["7", "9"]
         assert os.getpid() not in c.run(os.getpid).values()
 

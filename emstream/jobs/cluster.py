@@ -222,5 +222,14 @@ def _versions(told: Any) -> dict[str, str]:
     return {"python": python, **{k: str(told["packages"].get(k, "?")) for k in ("dask", "distributed")}}
 
 
+def dashboard(c: Any) -> str:
+    """Address of the dashboard of a cluster that was made here: loopback, whatever address the scheduler has.
+
+    returns : "" where dask has none (it needs bokeh)
+    """
+    port = c.scheduler_info(n_workers=0)["services"].get("dashboard")
+    return f"http://127.0.0.1:{port}/status" if port and importlib.util.find_spec("bokeh") else ""
+
+
 def _tell_dashboard(c: Any) -> None:
-    log.info("dask", extra={"dashboard": c.dashboard_link, "scheduler": c.scheduler.address})
+    log.info("dask", extra={"dashboard": dashboard(c) or "pip install bokeh", "scheduler": c.scheduler.address})

@@ -22,6 +22,7 @@ from emstream.errors import JobFailed, MissingExtra
 
 log = logging.getLogger("emstream.jobs")
 LOOK_S, TELL_S = 1.0, 30.0  # between two looks at the queue, and two lines about it
+ADAPT_S = 10.0  # between two looks at whether jobs ended and must be submitted again
 LEAST_BYTES = 2 << 30  # a worker with torch loaded and nothing to do needs half of it
 NOTICE_S = 120.0  # before its time is up a worker hands over and leaves
 
@@ -47,7 +48,9 @@ def slurm(jobs: int, options: ClusterOptions, security: Any, need_bytes: int) ->
         with Client(cluster, timeout=options.timeout_s) as c:
             cluster.scale(jobs=1 if options.adaptive else jobs)
             _first_worker(c, cluster, Path(asked["log_directory"]), options.queue_s)
-            cluster.adapt(minimum_jobs=1 if options.adaptive else jobs, maximum_jobs=jobs, interval="10s", wait_count=6)
+            cluster.adapt(
+                minimum_jobs=1 if options.adaptive else jobs, maximum_jobs=jobs, interval=f"{ADAPT_S}s", wait_count=6
+            )
             yield c
 
 
@@ -72,7 +75,7 @@ def described(options: ClusterOptions, need_bytes: int = 0) -> dict[str, Any]:
             *own("job-extra-directives", []),
             *([f"--gres=gpu:{options.gpus}"] if options.gpus else []),
         ],
-        "worker_extra_args": [*own("worker-extra-args", []), "--no-dashboard"],
+        "worker_extra_args": [*own("worker-extra-args", []), "--no-dashboard", "--dashboard-address", "127.0.0.1:0"],
         "scheduler_options": {**own("scheduler-options", {}), "dashboard_address": "127.0.0.1:0"},
     }
     for name, value in (("queue", options.partition), ("account", options.account), ("walltime", options.walltime)):
