@@ -28,7 +28,7 @@ from emstream.source.formats.series import natural_key
 from emstream.source.play import MrcWriter, steps
 from emstream.source.watch import Watcher, watch
 
-MANY = 10_000
+MANY = int(os.environ.get("EMSTREAM_BURST", "10000"))
 
 
 class Told:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
-from scipy.signal.windows import tukey
 
 from emstream.messages import Array
 
@@ -83,7 +82,7 @@ def make_grid(frame: tuple[int, int], longest: int, xp: Any) -> Grid:
     weight = np.broadcast_to(twice, q.shape).ravel().astype(np.float32)
     ring_n = np.bincount(ring.ravel(), weight, n)
     ring_q = np.bincount(ring.ravel(), q.ravel() * weight, n) / np.maximum(ring_n, 1)
-    window = np.outer(tukey(gy + 2, TAPER)[1:-1], tukey(gx + 2, TAPER)[1:-1]).astype(np.float32)
+    window = np.outer(_tapered(gy), _tapered(gx)).astype(np.float32)
     return Grid(
         frame=frame,
         shape=(gy, gx),
@@ -102,6 +101,13 @@ def make_grid(frame: tuple[int, int], longest: int, xp: Any) -> Grid:
         window=xp.asarray(window),
         area=float((window.astype(np.float64) ** 2).sum()),
     )
+
+
+def _tapered(n: int) -> np.ndarray:
+    """Tukey's window of n points, none of them 0 (scipy's, whose import costs as much as all the rest)."""
+    edge = TAPER * (n + 1) / 2
+    k = np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1))
+    return np.where(k < edge, 0.5 - 0.5 * np.cos(np.pi * k / edge), 1.0)
 
 
 def ramp(f: Array, shift: float, xp: Any) -> Array:

@@ -87,6 +87,7 @@ class Loop:
         for lane in self.lanes:
             while lane.todo:
                 lane.advance()
+                self.tick()  # a long backlog is told of while it lasts
                 if self.ahead.waiting:
                     return
 

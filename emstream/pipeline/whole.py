@@ -101,8 +101,8 @@ def warm_up(rooms: Rooms, steps: Steps, shape: tuple[int, int] = (1024, 1024)) -
     Libraries that are loaded when they are first needed, plans of transforms, the network's first calls: together they
     held up the first frames of a session by a second and more.
     """
-    tables.warm_up()
     if steps.segmenter is not None:
+        tables.warm_up()
         steps.segmenter.warm_up(shape)
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: shape[0], : shape[1]] / shape[0]
@@ -112,8 +112,8 @@ def warm_up(rooms: Rooms, steps: Steps, shape: tuple[int, int] = (1024, 1024)) -
             Frame("warm", Origin("", i, 0, 0, 0), rng.poisson(scene).astype(np.uint16), float(i)) for i in range(3)
         )
         through(frames, Path(folder), rooms, steps, Metrics(), name="warm")
-        from emstream.store import Run
+        if steps.segmenter is not None:
+            from emstream.store import Run
 
-        Run(Path(folder) / "warm.zarr").frame(0)  # as a branch that lags reads it
-    if steps.segmenter is not None:
-        steps.segmenter.reset()
+            Run(Path(folder) / "warm.zarr").frame(0)  # as a branch that lags reads it
+            steps.segmenter.reset()

@@ -122,14 +122,15 @@ class Staged:
         self._files.clear()
 
 
-def replace(path: Path, data: bytes | memoryview, fsync: bool = False) -> None:
+def replace(path: Path, data: bytes | memoryview | Iterable[bytes], fsync: bool = False) -> None:
     """Put a whole new file in the place of `path`, or create it: readers see the old one or the new one."""
     name = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")  # hidden: a folder of parts is read whole
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(fd, left) :]
+        for part in (data,) if isinstance(data, (bytes, memoryview)) else data:
+            left = memoryview(part)
+            while left:
+                left = left[os.write(fd, left) :]
         failpoint("file.written")
         if fsync:
             os.fsync(fd)

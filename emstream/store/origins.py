@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,9 @@ class Origins:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def renew(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Make the journal say what the ledger says, when it does not."""
-        if read_origins(self.path) != [{k: row[k] for k in _KEYS} for row in rows]:
-            replace(self.path, _lines(rows))
+    def renew(self, rows: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+        """Make the journal say what the ledger says, in so many blocks of rows."""
+        replace(self.path, map(_lines, rows))
 
 
 def read_origins(path: Path) -> list[dict[str, Any]]:

@@ -436,7 +436,8 @@ class RunWriter:
         self.columns.renew(0 if anew else self.row.settled, self.n)
         last = None if anew else self._origins.last()
         if last is None:
-            self._origins.renew(self.ledger.frames(self.row.id))
+            blocks = range(0, self.n, layout.COLUMN_CHUNK)
+            self._origins.renew(self.ledger.frames(self.row.id, i, i + layout.COLUMN_CHUNK) for i in blocks)
         elif last + 1 < self.n:
             self._origins.append(self.ledger.frames(self.row.id, last + 1))
         self._dirty = True
