@@ -81,7 +81,10 @@ def _print(document: Any, as_json: bool) -> None:
     table = Table(*[str(k) for k in rows[0]], box=None, pad_edge=False)
     for row in rows:
         table.add_row(*[Text(_plain(v)) for v in row.values()])
-    Console(soft_wrap=True).print(table)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width
+        console.width = max(console.width, 1000)
+    console.print(table)
 
 
 def _plain(value: Any) -> str:
@@ -353,6 +356,90 @@ def quarantine_retry(
     if bool(paths) == everything:
         raise BadSettings("quarantine retry needs the paths, or --all", "emstream quarantine list shows them")
     _print([{"path": path} for path in retry(out, None if everything else paths)], as_json)
+
+
+models = typer.Typer(help="Segmentation models: which there are, how good, which one is at work.", no_args_is_help=True)
+app.add_typer(models, name="models")
+Runs = Annotated[Path | None, typer.Argument(metavar="[OUT]", help="The folder of the runs.")]
+
+
+@models.command(name="list")
+def models_list(out: Runs = None, as_json: AsJson = False) -> None:
+    """The shipped models and those of an output folder; which one is wanted there, and which one the daemon uses.
+
+    Example: emstream models list runs/
+    """
+    from emstream.segment import desk
+
+    _print(desk.table(out), as_json)
+
+
+@models.command(name="show")
+def models_show(
+    model: Annotated[str, typer.Argument(help="A name of models list, or a model folder.")],
+    out: Runs = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a model is, what it was made of, how good it was on what it did not learn from.
+
+    Example: emstream models show default
+    """
+    from emstream.segment import desk
+
+    _print(desk.show(model, out), as_json)
+
+
+@models.command(name="activate")
+def models_activate(
+    model: Annotated[str, typer.Argument(help="A name of models list, or a model folder.")],
+    out: Annotated[Path, typer.Argument(help="The folder of the runs.")],
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also when it finds none of the golden particles.")] = False,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a model make the labels from now on: the daemon takes it up between two frames, or at its next start.
+
+    It is tried first, and refused when it is damaged or finds nothing.
+
+    Example: emstream models activate models/Au runs/
+    """
+    from emstream.segment import desk
+
+    _print(desk.activate(model, out, _settings(config, sets).segment, anyway), as_json)
+
+
+@models.command(name="evaluate")
+def models_evaluate(
+    wanted: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Names of models list, or model folders.")],
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", help="Labelled pictures (images/ beside labels/), or a run; may be repeated."),
+    ],
+    labels: Annotated[
+        str, typer.Option(help="Folder of label pictures; for a run a label image's name or a simulation's truth.zarr.")
+    ] = "",
+    held_out: Annotated[
+        float, typer.Option(metavar="SHARE", help="Only the pictures that train keeps for validation; 0 = all.")
+    ] = 0.0,
+    most: Annotated[int, typer.Option(help="Most pictures or frames of each data set, evenly spread.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Folder of runs whose models can be named.")] = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """The honest table: IoU, Dice, AP50 = TP/(TP+FP+FN), errors of counts and diameters; several models side by side.
+
+    Example: emstream models evaluate default classical --data emps_train/ --held-out 0.15
+    """
+    from emstream.learn import compare
+
+    settings = _settings(config, sets)
+    rows = compare.evaluate(
+        wanted, data, settings.segment, out=out, labels=labels, held_out=held_out, most=most,
+        threads=settings.compute.threads,
+    )  # fmt: skip
+    _print(rows, as_json)
 
 
 @app.command()

@@ -23,14 +23,15 @@ from emstream.config import SECRETS, Settings
 from emstream.errors import EmstreamError, SourceMissing
 from emstream.messages import Frame
 from emstream.metrics import Metrics
-from emstream.pipeline import Lane, Loop, Result, Sinks, Steps, StoreKeeper, make_steps, warm_up
+from emstream.pipeline import Lane, Loop, Result, Sinks, StoreKeeper, warm_up
+from emstream.pipeline.models import ModelsInUse
 from emstream.source.ahead import ReadAhead
 from emstream.source.watch import watch
 from emstream.store import Ledger, RunRow, RunWriter, WriteBehind
 from emstream.store.reboot import mend_runs
 from emstream.view.alarms import Alarms
 from emstream.view.latest import Latest
-from emstream.view.shown import DaemonStatus, Shown
+from emstream.view.shown import DaemonStatus, Shown, finite
 from emstream.view.webhook import Webhook
 
 log = logging.getLogger("emstream.live")
@@ -117,7 +118,6 @@ class Daemon:
         self._status_at = 0.0
         self._commits: deque[float] = deque(maxlen=256)
         self._lag = 0.0
-        self._agreement: deque[float] = deque(maxlen=20)
         self._loop: Loop | None = None
         self.runs: list[str] = []
         self.committed = self.segmented = 0
@@ -131,11 +131,14 @@ class Daemon:
             self._recovered()
             self.report.ledger = self.ledger
             self.report.source = self.source
-            self.steps = self._make_steps()
+            self.models = self._take_models()
+            self.steps = self.models.steps
             self.sinks = Sinks()
             self.metrics.store_up.set(1)
             self.behind = WriteBehind(self.sinks, self.settings.store.write_behind_mb << 20, tell=self._store_up)
             opening.callback(self.behind.close, 30.0)
+            self.models.start()
+            opening.callback(self.models.stop)
             self.alarms = self._make_alarms(opening)
             if self.settings.view.http:
                 opening.callback(self._serve().stop)
@@ -190,13 +193,15 @@ class Daemon:
 
     # ---- start -------------------------------------------------------------------------------------------------
 
-    def _make_steps(self) -> Steps:
-        steps = make_steps(self.settings)
-        if steps.segmenter is not None:
-            self.metrics.model(steps.segmenter.name, steps.segmenter.sha256)
-        warm_up(self.settings, steps)
+    def _take_models(self) -> ModelsInUse:
+        given = "segment.model" in self.settings.origins
+        tell = self.latest.tell
+        models = ModelsInUse(
+            self.out, self.settings, given, self.metrics, lambda run, i, t, text: tell(run, i, t, "model", text)
+        )
+        warm_up(self.settings, models.steps)
         self.metrics.gpu_up.set(0 if self.device == "cpu" else 1)
-        return steps
+        return models
 
     def _make_alarms(self, opening: ExitStack) -> Alarms:
         """Those of the settings and those that were set on the page, watched until the end."""
@@ -314,14 +319,14 @@ class Daemon:
             self.segmented += 1
         if measured is not None:
             self._note_sizes(result)
+            self.models.note(result)
         shown = self.latest.show(shown)
         if measured is not None:
             self.alarms.measured(shown)
 
     def _note_sizes(self, result: Result) -> None:
-        measured, labelled = result.measured, result.labelled
+        measured = result.measured
         assert measured is not None
-        assert labelled is not None
         size = result.aligned.frame.pixel_size_nm
         diameters = measured.particles["diameter"]
         nm: dict[str, float] = {}
@@ -331,8 +336,6 @@ class Daemon:
             values = np.quantile(diameters, (0.1, 0.5, 0.9)) * (size[0] * size[1]) ** 0.5
             nm = dict(zip(("0.1", "0.5", "0.9"), values.tolist()))
         self.metrics.sizes(measured.count, measured.area_fraction, nm)
-        if labelled.agreement == labelled.agreement:
-            self._agreement.append(labelled.agreement)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -358,7 +361,7 @@ class Daemon:
     def _set_status(self, state: str) -> None:
         loop, now = self._loop, time.monotonic()
         free = shutil.disk_usage(self.out).free if self.out.exists() else 0
-        segmenter = self.steps.segmenter if hasattr(self, "steps") else None
+        models = self.models if hasattr(self, "models") else None
         self.latest.status(
             DaemonStatus(
                 state="paused"
@@ -381,7 +384,10 @@ class Daemon:
                 free_bytes=free,
                 watch_up=self.report.up,
                 device=self.device,
-                model=segmenter.name if segmenter else "off",
+                model=models.name if models else "off",
+                model_sha256=models.sha256 if models else "",
+                model_fits=models.fits if models else True,
+                agreement=finite(models.agreement) if models else None,
                 warnings=tuple(self._warnings()),
             )
         )
@@ -394,8 +400,8 @@ class Daemon:
         if self.report.count["quarantined"]:
             n = self.report.count["quarantined"]
             yield f"{n} files could not be read, the last one: {self.report.last_quarantined}"
-        if len(self._agreement) == self._agreement.maxlen and sum(self._agreement) / len(self._agreement) < 0.4:
-            yield "the model does not seem to fit these frames; emstream train makes one that does"
+        if hasattr(self, "models"):
+            yield from self.models.warnings()
 
 
 class Report:

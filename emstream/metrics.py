@@ -34,6 +34,7 @@ REJECTIONS = ("speed", "confidence", "jump", "blank", "fixed_pattern", "lost_loc
 QUANTILES = ("0.1", "0.5", "0.9")
 MEMORY_KINDS = ("used", "free")
 FALLBACKS = ("oom", "sticky", "absent")
+SWAPS = ("taken", "refused")
 
 STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300)
@@ -90,6 +91,9 @@ class Metrics:
         self._alarm_fired = Counter("emstream_alarm_fired", "Times an alarm began", ["name"], registry=r)
         self.backlog = Gauge("emstream_segmentation_backlog_frames", "Frames kept but not yet segmented", registry=r)
         self._model = Info("emstream_model", "The segmentation model", registry=r)
+        self.agreement = Gauge("emstream_model_agreement", "Model and classical method, 0..1, lately", registry=r)
+        self.model_fits = Gauge("emstream_model_fits", "0 when the model does not seem to fit the frames", registry=r)
+        self._swaps = Counter("emstream_model_swaps", "Activated models, taken up or refused", ["result"], registry=r)
         self._build = Info("emstream_build", "This program", registry=r)
         self._children: dict[str, dict[str, Any]] = {
             "frames": {s: self._frames.labels(s) for s in FRAME_STATES},
@@ -103,12 +107,16 @@ class Metrics:
             "diameter": {s: self._diameter.labels(s) for s in QUANTILES},
             "gpu_memory": {s: self._gpu_memory.labels(s) for s in MEMORY_KINDS},
             "gpu_fallback": {s: self._gpu_fallback.labels(s) for s in FALLBACKS},
+            "swaps": {s: self._swaps.labels(s) for s in SWAPS},
         }
         self._nothing_measured_yet()
 
     def _nothing_measured_yet(self) -> None:
-        for gauge in (self.drift_speed, self.confidence, self.particles, self.area_fraction, self.store_free):
+        for gauge in (
+            self.drift_speed, self.confidence, self.particles, self.area_fraction, self.store_free, self.agreement,
+        ):  # fmt: skip
             gauge.set(math.nan)
+        self.model_fits.set(1)
         for quantile in QUANTILES:
             self._child("diameter", quantile).set(math.nan)
 
@@ -199,6 +207,10 @@ class Metrics:
     def model(self, name: str, sha: str) -> None:
         """Which segmentation model is at work."""
         self._model.info({"name": name, "sha": sha})
+
+    def swapped(self, result: str) -> None:
+        """An activated model was taken up or refused (SWAPS)."""
+        self._child("swaps", result).inc()
 
     def build(self, version: str) -> None:
         """Which emstream this is."""

@@ -16,6 +16,7 @@ from emstream.metrics import Metrics
 from emstream.pipeline.lane import Result
 from emstream.pipeline.steps import Tables
 from emstream.store.behind import WriteBehind
+from emstream.store.columns import model_key
 from emstream.store.run import Run
 from emstream.store.writer import FrameRecord, LabelRecord, RunWriter
 
@@ -116,10 +117,12 @@ class StoreKeeper:
             assert labelled is not None
             assert measured is not None
             host = replace(labelled, labels=arrays.to_host(labelled.labels))
-            model = f"{labelled.model}@{labelled.sha256}" if labelled.sha256 else labelled.model
-            record = LabelRecord(result.frame, host.labels, measured.count, measured.area_fraction, model)
-            self._writer.add_model(labelled.model, labelled.sha256)
             if result.frame not in self._looked_at:
+                self._writer.add_model(labelled.model, labelled.sha256, result.frame)
+                key = model_key(labelled.model, labelled.sha256)
+                record = LabelRecord(
+                    result.frame, host.labels, measured.count, measured.area_fraction, key, labelled.agreement
+                )
                 self._writer.write_labels([record])
             if tables is not None:
                 self._write_rows(result.frame, tables)

@@ -44,12 +44,13 @@ class Rooms(Protocol):
     def compute(self) -> ComputeOptions: ...
 
 
-def make_steps(rooms: Rooms) -> Steps:
-    """What happens to each frame. raises : ModelBroken, BadSettings, SourceMissing (a reference file)"""
+def make_steps(rooms: Rooms, segment: SegmentOptions | None = None) -> Steps:
+    """What happens to each frame; `segment` instead of the rooms' own. raises : ModelBroken, BadSettings, SourceMissing (a reference file)"""
     device = arrays.pick_device(rooms.compute.device)
     segmenter: Segmenter | None = None
-    if rooms.segment.enabled:
-        segmenter = load_segmenter(rooms.segment, device, arrays.network_threads(rooms.compute.threads))
+    chosen = segment or rooms.segment
+    if chosen.enabled:
+        segmenter = load_segmenter(chosen, device, arrays.network_threads(rooms.compute.threads))
     return Steps(
         align=rooms.align, measure=rooms.measure, segmenter=segmenter, device=device,
         correction=load_correction(rooms.source), keep_raw=rooms.store.keep_raw,

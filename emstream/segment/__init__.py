@@ -38,8 +38,12 @@ class SegmentOptions:
 class Segmenter(Protocol):
     """An image in, particles out. It may keep a causal state; `reset` forgets it (a new series)."""
 
-    name: str
-    sha256: str  # of the weights, "" when there are none
+    @property
+    def name(self) -> str: ...
+    @property
+    def sha256(self) -> str:
+        """Of the weights; "" when there are none."""
+        ...
 
     def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
         """Particles of one frame.

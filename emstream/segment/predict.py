@@ -72,6 +72,11 @@ class Network:
 
         return particles
 
+    def finite(self, pixels: Array) -> bool:
+        """Whether the network gives numbers for a frame."""
+        shape = (int(pixels.shape[0]), int(pixels.shape[1]))
+        return bool(np.isfinite(self._maps(self._working_image(pixels), None, shape)[2]).all())
+
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         small = working_shape(shape, self.options.long_side_px)
         for _ in range(2):

@@ -18,7 +18,12 @@ from emstream.store.ledger import FinalRow, FrameRow, LabelRow
 
 _SHIFTS = {"shift": ("dy", "dx"), "final_shift": ("final_dy", "final_dx")}  # the ledger's names
 KEPT = 4  # chunks kept in memory: where frames, final shifts and labels arrive, and one more
-_LATER = ("status", "particles", "area_fraction")  # change when a frame is segmented
+_LATER = ("status", "particles", "area_fraction", "agreement", "model")  # change when a frame is segmented
+
+
+def model_key(name: str, sha256: str) -> str:
+    """How the ledger names the model of a frame's labels."""
+    return f"{name}@{sha256}" if sha256 else name
 
 
 class Columns:
@@ -26,10 +31,13 @@ class Columns:
 
     folder : `frames/` of the run, where `changed` chunks end up
     fetch  : the ledger's rows of slots start … stop - 1
+    models : keys of the models that made labels, in the order of attributes.emstream.models
     """
 
-    def __init__(self, folder: Path, fetch: Callable[[int, int], Sequence[Mapping[str, Any]]]) -> None:
-        self._folder, self._fetch = folder, fetch
+    def __init__(
+        self, folder: Path, fetch: Callable[[int, int], Sequence[Mapping[str, Any]]], models: Sequence[str] = ()
+    ) -> None:
+        self._folder, self._fetch, self.models = folder, fetch, list(models)
         self._chunks: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
         self._changed: set[tuple[int, str]] = set()
         self._touched: set[int] = set()  # chunks in which something changed since `settled` was asked
@@ -49,6 +57,8 @@ class Columns:
             columns["status"][i] |= int(Status.SEGMENTED)
             columns["particles"][i] = row.particles
             columns["area_fraction"][i] = row.area_fraction
+            columns["agreement"][i] = row.agreement
+            columns["model"][i] = _index(row.model, self.models)
 
     def put_finals(self, rows: Sequence[FinalRow]) -> None:
         """Shifts that became final, of frames that were put before."""
@@ -108,14 +118,14 @@ class Columns:
     def _in_memory(self, chunk: int) -> dict[str, np.ndarray]:
         if chunk not in self._chunks:
             rows = self._fetch(chunk * COLUMN_CHUNK, (chunk + 1) * COLUMN_CHUNK)
-            self._chunks[chunk] = _of_rows(rows, chunk * COLUMN_CHUNK)
+            self._chunks[chunk] = _of_rows(rows, chunk * COLUMN_CHUNK, self.models)
             if len(self._chunks) > KEPT:  # what is in memory is what the ledger says, always
                 self._chunks.popitem(last=False)
         self._chunks.move_to_end(chunk)
         return self._chunks[chunk]
 
 
-def _of_rows(rows: Sequence[Mapping[str, Any]], first: int) -> dict[str, np.ndarray]:
+def _of_rows(rows: Sequence[Mapping[str, Any]], first: int, models: Sequence[str]) -> dict[str, np.ndarray]:
     """A chunk that begins with slot `first`."""
     columns = {name: _filled(name, COLUMN_CHUNK) for name in COLUMNS}
     slots = np.array([row["slot"] - first for row in rows], np.int64)
@@ -123,10 +133,17 @@ def _of_rows(rows: Sequence[Mapping[str, Any]], first: int) -> dict[str, np.ndar
         if name in _SHIFTS:
             y, x = _SHIFTS[name]
             columns[name][slots] = np.array([(row[y], row[x]) for row in rows], np.float64)  # None becomes NaN
+        elif name == "model":
+            columns[name][slots] = [_index(row[name], models) for row in rows]
         else:
             fill = COLUMNS[name].fill
             columns[name][slots] = [fill if row[name] is None else row[name] for row in rows]
     return columns
+
+
+def _index(key: str | None, models: Sequence[str]) -> int:
+    """Which model; -1 for labels of an unknown one, or none."""
+    return models.index(key) if key in models else -1
 
 
 def _filled(name: str, rows: int) -> np.ndarray:

@@ -5,6 +5,7 @@
       raw/0/                    (t, y, x) frames as the camera wrote them, when they are kept
       labels/particles/0/ 1/ …  (t, y, x) uint32, the same levels
       frames/COLUMN/            (t,) or (t, 2): one array for each column of COLUMNS
+      labels/NAME/0/ …          the same, of another model or hand: store.versions
       tables/                   parquet, and origins.jsonl: where each frame came from
 
 Each frame is one chunk, `c.SLOT.0.0`, compressed and closed by its crc32c. The first number of an array's shape is how
@@ -14,7 +15,7 @@ many frames a reader may trust; it is the only thing in the metadata that change
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,8 @@ COLUMNS: Mapping[str, Column] = {
     "source_index": Column("int64", -1, doc="place in the acquisition's own order"),
     "particles": Column("int32", -1, doc="how many; -1 until the frame is segmented"),
     "area_fraction": Column("float32", float("nan"), doc="of the covered area, 0..1; NaN until the frame is segmented"),
+    "agreement": Column("float32", float("nan"), doc="how far model and classical method agree, 0..1, as last judged; NaN when not judged", always=False),
+    "model": Column("int16", -1, doc="which of attributes.emstream.models made the labels, from 0; -1 until the frame is segmented", always=False),
 }  # fmt: skip
 
 
@@ -94,26 +97,45 @@ class Layout:
         return "zstd" if path.startswith(LABELS) else self.compressor
 
     def groups(
-        self, name: str, pixel_size_nm: PixelSize | None, emstream: Mapping[str, Any], window: tuple[float, float]
+        self,
+        name: str,
+        pixel_size_nm: PixelSize | None,
+        emstream: Mapping[str, Any],
+        window: tuple[float, float],
+        versions: Sequence[str] = (),
     ) -> dict[str, dict[str, Any]]:
         """Group path -> `zarr.json`, the root last.
 
         emstream : the attributes of that name
         window   : the grey levels shown as black and white, counts
+        versions : names of further label images, see `store.versions`
         """
         scale = pixel_size_nm or (1.0, 1.0)
         image = {"version": "0.5", "multiscales": [_multiscale(name, len(self.levels), scale)]}
-        labels = {"version": "0.5", "multiscales": [_multiscale("particles", len(self.levels), scale)]}
         docs: dict[str, dict[str, Any]] = {
             "frames": _group({"description": "one row for each frame"}),
             "tables": _group({"description": "parquet tables of particles, tracks, events and frames"}),
-            LABELS: _group({"ome": labels | {"image-label": {"version": "0.5", "source": {"image": "../../"}}}}),
-            "labels": _group({"ome": {"version": "0.5", "labels": ["particles"]}}),
+            LABELS: label_group("particles", len(self.levels), pixel_size_nm),
+            "labels": labels_group(versions),
         }
         if self.keep_raw:
             docs["raw"] = _group({"ome": {"version": "0.5", "multiscales": [_multiscale("raw", 1, scale)]}})
         docs[""] = _group({"ome": image | {"omero": _omero(name, self.dtype, window)}, "emstream": dict(emstream)})
         return docs
+
+
+def label_group(
+    name: str, levels: int, pixel_size_nm: PixelSize | None, emstream: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The `zarr.json` of a label image; `emstream` tells what made it, where the run's own attributes do not."""
+    image = {"version": "0.5", "multiscales": [_multiscale(name, levels, pixel_size_nm or (1.0, 1.0))]}
+    ome = image | {"image-label": {"version": "0.5", "source": {"image": "../../"}}}
+    return _group({"ome": ome} if emstream is None else {"ome": ome, "emstream": dict(emstream)})
+
+
+def labels_group(versions: Sequence[str] = ()) -> dict[str, Any]:
+    """The `zarr.json` that lists the label images."""
+    return _group({"ome": {"version": "0.5", "labels": ["particles", *versions]}})
 
 
 def chunk_name(slot: int) -> str:

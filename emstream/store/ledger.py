@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS frames (
     run INTEGER NOT NULL REFERENCES runs (id), slot INTEGER, path TEXT NOT NULL, generation INTEGER NOT NULL,
     sub INTEGER NOT NULL, state TEXT NOT NULL, crc32c INTEGER, source_crc32c INTEGER, time_s REAL, dy REAL, dx REAL,
     confidence REAL, anchor INTEGER, status INTEGER NOT NULL DEFAULT 0, source_index INTEGER, particles INTEGER,
-    area_fraction REAL, model TEXT, labels_crc32c INTEGER, at REAL, final_dy REAL, final_dx REAL, UNIQUE (run, slot), UNIQUE (path, generation, sub));
+    area_fraction REAL, model TEXT, labels_crc32c INTEGER, at REAL, final_dy REAL, final_dx REAL, agreement REAL, UNIQUE (run, slot), UNIQUE (path, generation, sub));
 CREATE INDEX IF NOT EXISTS reserved ON frames (run, slot) WHERE state = 'RESERVED';
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -86,6 +86,7 @@ class LabelRow:
     particles: int
     area_fraction: float
     model: str
+    agreement: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +299,18 @@ class Ledger:
             for a in labels:
                 db.execute(
                     "UPDATE frames SET state = ?, status = status | ?, labels_crc32c = ?, particles = ?, area_fraction = ?,"
-                    " model = ? WHERE run = ? AND slot = ?",
-                    (SEGMENTED, int(Status.SEGMENTED), a.crc32c, a.particles, a.area_fraction, a.model, run, a.slot),
+                    " model = ?, agreement = ? WHERE run = ? AND slot = ?",
+                    (
+                        SEGMENTED,
+                        int(Status.SEGMENTED),
+                        a.crc32c,
+                        a.particles,
+                        a.area_fraction,
+                        a.model,
+                        a.agreement,
+                        run,
+                        a.slot,
+                    ),
                 )
             db.executemany(
                 "UPDATE frames SET final_dy = ?, final_dx = ? WHERE run = ? AND slot = ?",
@@ -511,7 +522,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(_SCHEMA)
         known = {row["name"] for row in db.execute("PRAGMA table_info(frames)")}
-        for name in {"final_dy", "final_dx"} - known:  # a ledger of an older version
+        for name in {"final_dy", "final_dx", "agreement"} - known:  # a ledger of an older version
             db.execute(f"ALTER TABLE frames ADD COLUMN {name} REAL")
         if "settled" not in {row["name"] for row in db.execute("PRAGMA table_info(runs)")}:
             db.execute("ALTER TABLE runs ADD COLUMN settled INTEGER NOT NULL DEFAULT 0")

@@ -16,6 +16,7 @@ import numpy as np
 from emstream.errors import EmstreamError
 from emstream.messages import Status
 from emstream.store.chunks import crc32c, replace
+from emstream.store.columns import model_key
 from emstream.store.layout import dumps
 from emstream.store.origins import read_origins
 from emstream.store.run import Run
@@ -81,8 +82,10 @@ def _insert(db: sqlite3.Connection, run: Run) -> None:
     origins = {row["slot"]: row for row in read_origins(run.path / "tables" / "origins.jsonl")}
     columns = {name: run.column(name) for name in
                ("time_s", "shift", "confidence", "anchor", "status", "source_index", "particles", "area_fraction")}  # fmt: skip
-    with contextlib.suppress(KeyError):  # an older version's run
-        columns["final_shift"] = run.column("final_shift")
+    for name in ("final_shift", "agreement", "model"):
+        with contextlib.suppress(KeyError):  # an older version's run
+            columns[name] = run.column(name)
+    models = [model_key(m["name"], m["sha256"]) for m in run.models]
     unknown = 0
     for slot in range(run.n):
         origin = origins.get(slot)
@@ -95,25 +98,27 @@ def _insert(db: sqlite3.Connection, run: Run) -> None:
         db.execute("REPLACE INTO sources VALUES (?,?,?,?,?)", source)
         db.execute(
             "INSERT INTO frames (run, slot, path, generation, sub, state, crc32c, source_crc32c, time_s, dy, dx, confidence,"
-            " anchor, status, source_index, particles, area_fraction, final_dy, final_dx, at)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (cursor.lastrowid, slot, *source[:2], origin["sub"], *_values(columns, slot, origin), time.time()),
+            " anchor, status, source_index, particles, area_fraction, final_dy, final_dx, agreement,"
+            " model, at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (cursor.lastrowid, slot, *source[:2], origin["sub"], *_values(columns, slot, origin, models), time.time()),
         )
     if unknown:
         log.warning("frames of unknown origin stay; should their files still be there, they come a second time",
                     extra={"run": run.name, "frames": unknown})  # fmt: skip
 
 
-def _values(columns: Mapping[str, np.ndarray], i: int, origin: Mapping[str, Any]) -> tuple[Any, ...]:
-    """state … area_fraction of a row; what is not known is NULL."""
+def _values(columns: Mapping[str, np.ndarray], i: int, origin: Mapping[str, Any], models: list[str]) -> tuple[Any, ...]:
+    """state … model of a row; what is not known is NULL."""
     status, particles = int(columns["status"][i]), int(columns["particles"][i])
     dy, dx = columns["shift"][i].tolist()
     final = columns["final_shift"][i].tolist() if "final_shift" in columns else (None, None)
+    agreement = float(columns["agreement"][i]) if "agreement" in columns else None
+    model = int(columns["model"][i]) if "model" in columns else -1
     return (
         "SEGMENTED" if status & Status.SEGMENTED else "COMMITTED", origin["crc32c"], origin["source_crc32c"],
         float(columns["time_s"][i]), dy, dx, float(columns["confidence"][i]), int(columns["anchor"][i]), status,
         int(columns["source_index"][i]), None if particles < 0 else particles, float(columns["area_fraction"][i]),
-        *final,
+        *final, agreement, models[model] if 0 <= model < len(models) else None,
     )  # fmt: skip
 
 

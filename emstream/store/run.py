@@ -11,7 +11,6 @@ import numpy as np
 
 from emstream.errors import FrameOutOfRange, NotARun, StoreDamaged
 from emstream.messages import PixelSize
-from emstream.store.layout import LABELS
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -101,7 +100,33 @@ class Run:
     @property
     def labels(self) -> da.Array:
         """(t, y, x) uint32; 0 = background, and everywhere in a frame whose status lacks SEGMENTED."""
-        return self._lazy(f"{LABELS}/0")
+        return self._lazy("labels/particles/0")
+
+    @property
+    def label_names(self) -> list[str]:
+        """The label images: particles, and versions that other models or people made."""
+        try:
+            told = json.loads((self.path / "labels" / "zarr.json").read_bytes())
+        except (OSError, ValueError):
+            return []
+        return [str(n) for n in told["attributes"]["ome"]["labels"]]
+
+    def labels_of(self, name: str = "particles") -> da.Array:
+        """(t, y, x) uint32 of one label image.
+
+        raises : KeyError
+        """
+        self._known(name)
+        return self._lazy(f"labels/{name}/0")
+
+    def about_labels(self, name: str) -> dict[str, Any]:
+        """What made a label image: model, sha256, settings …; {} for `particles`, of which `models` tells.
+
+        raises : KeyError
+        """
+        self._known(name)
+        told = json.loads((self.path / "labels" / name / "zarr.json").read_bytes())
+        return dict(told["attributes"].get("emstream", {}))
 
     @property
     def shifts(self) -> da.Array:
@@ -127,14 +152,16 @@ class Run:
             raise KeyError(f"the run {self.name} has no column {name!r}")
         return np.asarray(self._array(f"frames/{name}")[begin : min(end, self.n)])
 
-    def table(self, name: str) -> pd.DataFrame:
-        """A table: particles, tracks, events, frames.
+    def table(self, name: str, labels: str = "particles") -> pd.DataFrame:
+        """A table: particles, tracks, events, frames; of another label image with its name.
 
         raises : KeyError
         """
         import pandas as pd
 
-        path = self.path / "tables" / f"{name}.parquet"
+        self._known(labels)
+        folder = self.path / "tables"
+        path = (folder if labels == "particles" else folder / labels) / f"{name}.parquet"
         if not path.exists():
             raise KeyError(f"the run {self.name} has no table {name!r}")
         return pd.read_parquet(path)
@@ -146,12 +173,17 @@ class Run:
         """
         return self._one(str(level), i)
 
-    def label(self, i: int, level: int = 0) -> np.ndarray:
-        """(y, x) uint32 labels of frame i.
+    def label(self, i: int, level: int = 0, name: str = "particles") -> np.ndarray:
+        """(y, x) uint32 labels of frame i, of one label image.
 
-        raises : FrameOutOfRange, StoreDamaged
+        raises : FrameOutOfRange, StoreDamaged, KeyError
         """
-        return self._one(f"{LABELS}/{level}", i)
+        self._known(name)
+        return self._one(f"labels/{name}/{level}", i)
+
+    def _known(self, name: str) -> None:
+        if name != "particles" and name not in self.label_names:
+            raise KeyError(f"the run {self.name} has no labels {name!r}; it has {', '.join(self.label_names)}")
 
     def _one(self, array: str, i: int) -> np.ndarray:
         n = self.n

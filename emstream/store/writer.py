@@ -19,7 +19,7 @@ import numpy as np
 from emstream.messages import Aligned, Origin, Status
 from emstream.store import StoreOptions, layout
 from emstream.store.chunks import Staged, crc32c, encode, little, remove_partial, replace, sync_folder
-from emstream.store.columns import Columns
+from emstream.store.columns import Columns, model_key
 from emstream.store.failpoints import failpoint
 from emstream.store.layout import LABELS, Layout
 from emstream.store.ledger import FinalRow, FrameRow, LabelRow, Ledger, RunRow
@@ -27,6 +27,7 @@ from emstream.store.origins import Origins
 from emstream.store.pyramid import label_levels, levels
 from emstream.store.reboot import mend_coarse, sync_file_system
 from emstream.store.tables import TableWriter, write_table
+from emstream.store.versions import versions
 
 CHECKPOINT_S = 60.0  # how often everything is synced, so that after a reboot only what came since is looked at
 
@@ -72,7 +73,8 @@ class LabelRecord:
     labels: np.ndarray  # (y, x) integer; 1…n, 0 = background
     particles: int
     area_fraction: float
-    model: str  # name@sha256
+    model: str  # its key, see columns.model_key
+    agreement: float = float("nan")  # 0..1
 
 
 class RunWriter:
@@ -103,7 +105,8 @@ class RunWriter:
         self.layout = Layout(row.shape, row.dtype, fixed["compressor"], fixed["keep_raw"])
         self.n = row.n  # frames committed
         self.published = 0
-        self.columns = Columns(self.path / "frames", lambda start, stop: ledger.frames(row.id, start, stop))
+        models = [model_key(m["name"], m["sha256"]) for m in self.attrs.get("models", [])]
+        self.columns = Columns(self.path / "frames", lambda start, stop: ledger.frames(row.id, start, stop), models)
         self._settled = row.settled
         self._levels = len(self.layout.levels)
         self._staged = Staged(options.fsync)
@@ -158,7 +161,9 @@ class RunWriter:
             pixels = little(record.labels, "uint32")
             for level, image in enumerate(label_levels(pixels, self._levels)):
                 self._stage(f"{LABELS}/{level}", record.slot, image, durable=level == 0)
-            row = LabelRow(record.slot, crc32c(pixels), record.particles, record.area_fraction, record.model)
+            row = LabelRow(
+                record.slot, crc32c(pixels), record.particles, record.area_fraction, record.model, record.agreement
+            )
             self._labels.append(row)
 
     def write_finals(self, shifts: Mapping[int, tuple[float, float]]) -> None:
@@ -252,12 +257,14 @@ class RunWriter:
         if self.published:
             self._put_groups()
 
-    def add_model(self, name: str, sha256: str) -> None:
-        """Tell that labels of this run come from a model."""
-        model = {"name": name, "sha256": sha256}
-        models = list(self.attrs.get("models", []))
-        if model not in models:
-            self.set_attrs(models=[*models, model])
+    def add_model(self, name: str, sha256: str, frame: int = 0) -> None:
+        """Tell that labels of this run come from a model, first those of `frame`; `frames/model` tells it of each frame."""
+        key = model_key(name, sha256)
+        if key not in self.columns.models:
+            self.set_attrs(
+                models=[*self.attrs.get("models", []), {"name": name, "sha256": sha256, "from_frame": frame}]
+            )
+            self.columns.models.append(key)
 
     def write_state(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep arrays (the drift's state, the tracks) for the next start; the older ones are replaced whole."""
@@ -403,7 +410,9 @@ class RunWriter:
         if self.row.pixel_size_nm is None:
             told["note"] = "the pixel size is unknown: lengths are in pixels, whatever the axes' unit says"
         told = json.loads(json.dumps(told, default=str))
-        groups = self.layout.groups(self.name, self.row.pixel_size_nm, told, (window[0], window[1]))
+        groups = self.layout.groups(
+            self.name, self.row.pixel_size_nm, told, (window[0], window[1]), versions(self.path)
+        )
         for path, document in groups.items():
             if path or not but_root:
                 self._put_metadata(path, document)

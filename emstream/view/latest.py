@@ -70,6 +70,14 @@ class Latest:
             wake()
         return shown
 
+    def tell(self, run: str, frame: int, time_s: float, kind: str, text: str) -> None:
+        """Something that happened to the run, not to a particle, for the list of events."""
+        with self._lock:
+            slot = self._slot(run)
+            event = {"frame": frame, "time_s": time_s, "kind": kind, "track": -1, "other_track": -1, "text": text}
+            slot.events.append(event)
+            slot.told += 1
+
     def recall(self, run: str, history: History) -> None:
         """The curves of frames that are already stored, when a run goes on after a restart."""
         with self._lock:
@@ -132,8 +140,8 @@ class Latest:
     def events(self, run: str | None = None, since: int = 0, track: int | None = None) -> dict[str, Any] | None:
         """Events as they became known: the last 50 of those after the `since`-th, or all that are kept of one track.
 
-        returns : run, version (give it as `since` next time), events [{frame, time_s, kind, track, other_track}];
-                  None when the run is unknown
+        returns : run, version (give it as `since` next time), events [{frame, time_s, kind, track, other_track}],
+                  those of kind `model` with `text` and no track (-1); None when the run is unknown
         """
         with self._lock:
             slot = self._slots.get(run or self._current)

@@ -210,6 +210,9 @@ class DaemonStatus:
     watch_up: bool = True
     device: str = "cpu"
     model: str = ""
+    model_sha256: str = ""
+    model_fits: bool = True  # false: model and classical method disagree, over many frames
+    agreement: float | None = None  # of the two, lately, 0..1
     warnings: tuple[str, ...] = ()
 
 

@@ -13,14 +13,15 @@ export function row(event, when, onClick) {
   const item = document.createElement("li"), button = document.createElement("button"), who = document.createElement("span");
   const kind = Object.assign(document.createElement("b"), { textContent: event.kind[0].toUpperCase() + event.kind.slice(1) });
   who.className = "tracks";
-  tracksOf(event).forEach((track, i) => {
+  if (event.text) who.textContent = event.text; // what happened to the run: another model makes the labels
+  else tracksOf(event).forEach((track, i) => {
     const dot = document.createElement("i");
     dot.className = "dot"; dot.style.background = trackColour(track);
     if (i) who.append(" → ");
     who.append(dot, `#${track}`);
   });
   const [frame, time] = when(event).map((text) => Object.assign(document.createElement("small"), { textContent: text }));
-  button.append(kind, who, frame, time); button.setAttribute("aria-label", button.title = `${event.kind} of ${tracksOf(event).map((t) => `#${t}`).join(" → ")} in frame ${event.frame}`); button.onclick = () => onClick(event);
+  button.append(kind, who, frame, time); button.setAttribute("aria-label", button.title = `${event.text ? `${event.kind} ${event.text}` : `${event.kind} of ${tracksOf(event).map((t) => `#${t}`).join(" → ")}`} in frame ${event.frame}`); button.onclick = () => onClick(event);
   item.append(button);
   return item;
 }
