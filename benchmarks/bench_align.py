@@ -8,9 +8,12 @@ doi:10.1109/83.650848), each with the mean of the frames that it aligned so far 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as `emstream` itself does
 
 import cv2
 import numpy as np

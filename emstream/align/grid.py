@@ -13,6 +13,7 @@ from emstream.messages import Array
 
 HIGH_PASS = 6.0  # cycles per frame: slower variations are the beam's, not the sample's
 TAPER = 0.25  # Tukey window
+SHARP = 768  # parts a side up to which a CPU has the time to cut them off sharply (1 ms at 512², 6 at 1024²)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +88,7 @@ def make_grid(frame: tuple[int, int], longest: int, xp: Any) -> Grid:
         frame=frame,
         shape=(gy, gx),
         bin=b,
-        parts=next((p for p in (2, 3) if b % p == 0), 1),
+        parts=next((p for p in (2, 3) if b % p == 0 and (xp is not np or p * max(gy, gx) <= SHARP)), 1),
         xp=xp,
         fy=xp.asarray(fy),
         fx=xp.asarray(fx),
