@@ -199,14 +199,20 @@ def demo_(
 
 
 @app.command()
-def info(path: Path, as_json: AsJson = False) -> None:
+def info(
+    path: Annotated[str, typer.Argument(help="File, folder or run; of Zarr also a URL: s3://, https:// …")],
+    select: Annotated[
+        str, typer.Option(metavar="AXIS=INDEX,…", help="Of Zarr stacks: where axes beside t, y, x are held.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
     """What any file, folder or run is: format, frames, shape, dtype, pixel size, whether it is complete.
 
     Example: emstream info movie.mrc --json
     """
     from emstream.source.formats.describe import describe
 
-    _print(describe(path), as_json)
+    _print(describe(path, select), as_json)
 
 
 @app.command()
@@ -256,6 +262,29 @@ def train(
 
     settings = _settings(config, sets, learn__epochs=epochs)
     _print(job.train(inputs, out, settings, labels=labels, recipe=recipe, cluster=cluster), as_json)
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="RUN")],
+    second: Annotated[Path, typer.Argument(metavar="RUN")],
+    labels: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]", help="Which labels of both, or of the one and the other.")
+    ] = "particles",
+    every: Annotated[int, typer.Option(help="Compare the labels of every so many frames.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """What changed between two results of one movie: shifts, labels, particles, tables, settings, models.
+
+    Labels are compared where the camera saw them, whatever the runs' shifts. --json tells every frame.
+
+    Example: emstream diff runs/Au.zarr again/Au.zarr
+    """
+    from emstream.jobs import diff as job
+    from emstream.jobs.diff_told import rows
+
+    document = job.diff(first, second, labels=labels.split(","), every=every)
+    _print(document if as_json else rows(document), as_json)
 
 
 @app.command()

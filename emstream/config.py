@@ -189,6 +189,9 @@ def _validated(kind: type, chosen: dict[str, Any], room: str, origins: Mapping[s
     except ValidationError as err:
         wrong = []
         for e in err.errors():
+            if not e["loc"]:  # a room's own __post_init__ says all of it
+                wrong.append(e["msg"].removeprefix("Value error, "))
+                continue
             name = f"{room}.{'.'.join(str(p) for p in e['loc'] if isinstance(p, str))}".rstrip(".")
             key = ".".join(name.split(".")[:2])
             wrong.append(f"{key} = {chosen.get(key.partition('.')[2])!r} (from {origins.get(key, '?')}): {e['msg']}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class EmstreamError(Exception):
     """Base of all errors that emstream raises on purpose.
@@ -18,7 +20,7 @@ class EmstreamError(Exception):
     def __str__(self) -> str:
         return f"{self.what} ({self.hint})" if self.hint else self.what
 
-    def __reduce__(self) -> tuple[type[EmstreamError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[EmstreamError], tuple[Any, ...]]:
         return type(self), (self.what, self.hint)
 
 
@@ -28,6 +30,9 @@ class BadSettings(EmstreamError, ValueError):
     def __init__(self, what: str, hint: str = "", problems: tuple[str, ...] = ()) -> None:
         super().__init__(what, hint)
         self.problems = problems or (str(self),)
+
+    def __reduce__(self) -> tuple[type[EmstreamError], tuple[Any, ...]]:
+        return type(self), (self.what, self.hint, self.problems)
 
 
 class BadRule(EmstreamError, ValueError):
@@ -44,6 +49,9 @@ class UnreadableFile(EmstreamError, ValueError):
     def __init__(self, what: str, hint: str = "", reason: str = "corrupt") -> None:
         super().__init__(what, hint)
         self.reason = reason  # corrupt | truncated | unknown_format | oversize | colour | not_a_file | empty
+
+    def __reduce__(self) -> tuple[type[EmstreamError], tuple[Any, ...]]:
+        return type(self), (self.what, self.hint, self.reason)
 
 
 class NotComplete(EmstreamError, BlockingIOError):

@@ -99,3 +99,9 @@ def test_the_commented_settings_file_says_what_the_defaults_are() -> None:
         assert getattr(settings, room) == getattr(Settings(), room), room
     named = {line.lstrip("# ").split(" =")[0] for line in file.read_text().splitlines() if " =" in line}
     assert {name.partition(".")[2] for name, _, _ in Settings().rows()} <= named
+
+
+def test_what_a_room_refuses_is_said_in_its_own_words() -> None:
+    with pytest.raises(BadSettings) as told:
+        load(env={}, sets=["source.pixel_size_nm=-1"])
+    assert told.value.problems == ("source.pixel_size_nm = -1.0 (nm per px, above 0: one number, or y,x)",)

@@ -134,6 +134,12 @@ def test_plain_arrays_of_both_formats(fmt: int, tmp_path: Path) -> None:
     assert np.array_equal(read(look(tmp_path / "g.zarr" / "other")), FRAMES)
 
 
+@pytest.mark.parametrize("size", [0.0, -1.0, (0.2, 0.0), float("nan"), float("inf")])
+def test_a_pixel_size_that_is_no_length_is_refused(size: Any) -> None:
+    with pytest.raises(BadSettings, match=r"source\.pixel_size_nm"):
+        SourceOptions(pixel_size_nm=size)
+
+
 def test_names_of_axes_are_taken_where_the_array_tells_them(tmp_path: Path) -> None:
     data = FRAMES.transpose(1, 2, 0)  # y, x, t
     zarr.create_array(tmp_path / "v3.zarr", data=data, dimension_names=["y", "x", "time"])
@@ -271,7 +277,10 @@ def test_an_image_at_a_url(version: str, memory: str) -> None:
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """A folder over HTTP that never lists, as object stores do not; `busy` answers that many requests with 503."""
+    """A folder over HTTP that never lists, as object stores do not; `busy` answers that many requests with 503.
+
+    Everything under /secret is forbidden.
+    """
 
     busy = 0
 
@@ -279,6 +288,8 @@ class Quiet(SimpleHTTPRequestHandler):
         if type(self).busy > 0:
             type(self).busy -= 1
             self.send_error(503)
+        elif self.path.startswith("/secret"):
+            self.send_error(403)
         else:
             super().do_GET()
 
@@ -335,6 +346,8 @@ def test_what_cannot_be_opened_is_said_with_the_cause(
     monkeypatch.setattr("emstream.source.formats.remote.PAUSES_S", ())
     with pytest.raises(SourceMissing, match=r"nothing at .*/nowhere\.zarr"):
         look(f"{web}/nowhere.zarr")
+    with pytest.raises(UnreadableFile, match=r"403.*check the credentials"):
+        look(f"{web}/secret/a.zarr")
     with pytest.raises(SourceMissing, match="cannot be reached"):
         look("http://127.0.0.1:1/a.zarr")
     with pytest.raises(SourceMissing, match="carrier"):

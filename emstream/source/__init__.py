@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from emstream.errors import BadSettings
+
 Group = Literal["auto", "folder", "file", "all"]
 
 # Names that writers use for what is not finished yet, and what systems leave lying about.
@@ -43,6 +45,11 @@ class SourceOptions:
     read_ahead_mb: int = 256  # decoded frames that may wait for the loop
     eer_frames: int = 1  # raw EER frames summed into one frame
     ignore: tuple[str, ...] = IGNORED_NAMES  # names (fnmatch) that are never frames
+
+    def __post_init__(self) -> None:
+        size = size_given(self)
+        if size is not None and not (len(size) == 2 and all(0 < s < float("inf") for s in size)):
+            raise BadSettings(f"source.pixel_size_nm = {self.pixel_size_nm}", "nm per px, above 0: one number, or y,x")
 
 
 def size_given(options: SourceOptions) -> tuple[float, float] | None:

@@ -131,6 +131,7 @@ class OpenInput:
             self._times = self.column("time_s")
             if not archive.moved and "raw" in self._source.node:
                 self._raw = ZarrSource(self._at / "raw" / "0", dataclasses.replace(archive.options, select=""))
+                self._raw.format = archive.format  # it is part of one: no chunk may be missing
             elif not archive.moved:
                 self._shifts = self.column("shift")
 

@@ -111,13 +111,13 @@ class Run:
             return []
         return [str(n) for n in told["attributes"]["ome"]["labels"]]
 
-    def labels_of(self, name: str = "particles") -> da.Array:
-        """(t, y, x) uint32 of one label image.
+    def labels_of(self, name: str = "particles", block: int = FRAMES_A_BLOCK) -> da.Array:
+        """(t, y, x) uint32 of one label image, `block` frames in a chunk of the dask array.
 
         raises : KeyError
         """
         self._known(name)
-        return self._lazy(f"labels/{name}/0")
+        return self._lazy(f"labels/{name}/0", block)
 
     def about_labels(self, name: str) -> dict[str, Any]:
         """What made a label image: model, sha256, settings …; {} for `particles`, of which `models` tells.
@@ -201,10 +201,10 @@ class Run:
         assert isinstance(found, zarr.Array)
         return found
 
-    def _lazy(self, path: str) -> da.Array:
+    def _lazy(self, path: str, block: int = FRAMES_A_BLOCK) -> da.Array:
         import dask.array as da
 
         n = self.n
         array = self._array(path)
-        chunks = (FRAMES_A_BLOCK if array.ndim == 3 else -1, *array.shape[1:])
+        chunks = (block if array.ndim == 3 else -1, *array.shape[1:])
         return da.from_zarr(array, chunks=chunks)[:n]

@@ -8,12 +8,13 @@ from typing import Any
 from emstream.source.formats import open_movie
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path | str, select: str = "") -> dict[str, Any]:
     """format, frames, shape [y, x], dtype, pixel_size_nm [y, x] or None, complete; then what else is known.
 
-    raises : SourceMissing, UnreadableFile, MissingExtra
+    select : where axes beside t, y, x of a Zarr stack are held
+    raises : SourceMissing, UnreadableFile (also: axes are left over; it names them), BadSettings, MissingExtra
     """
-    with open_movie(path) as movie:
+    with open_movie(path, select=select) as movie:
         facts: dict[str, Any] = {
             "format": movie.format,
             "frames": len(movie),

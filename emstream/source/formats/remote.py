@@ -10,6 +10,13 @@ from emstream.errors import MissingExtra, SourceMissing, UnreadableFile
 from emstream.source.formats.place import Place, Url
 
 PAUSES_S = (0.2, 1.0, 3.0)  # between attempts; a store that is busy says so for a moment
+CLIENTS = ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "azure", "adlfs")  # whose errors are no OSError
+LOST = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectionError",
+    "HTTPClientError",
+}  # of these: never got through
 T = TypeVar("T")
 
 
@@ -55,6 +62,10 @@ def reached(place: Place, call: Callable[[], T]) -> T:
         if isinstance(place, Url) and "rotocol not known" in str(err):
             raise SourceMissing(f"{place}: {err}", "s3://, gs://, http:// and https:// are known") from None
         raise
+    except Exception as err:
+        if type(err).__module__.partition(".")[0] not in CLIENTS:
+            raise
+        raise UnreadableFile(f"{place} may not be read: {_said(err)}", "check the credentials") from None
 
 
 def _network(err: BaseException) -> bool:
@@ -66,10 +77,8 @@ def _network(err: BaseException) -> bool:
     status = getattr(err, "status", None)  # aiohttp's ClientResponseError
     if isinstance(status, int):
         return status == 429 or status >= 500
-    kind = type(err)
-    return any(k.__name__ in ("ClientError", "EndpointConnectionError", "HTTPClientError") for k in kind.__mro__) and (
-        kind.__module__.partition(".")[0] in ("aiohttp", "botocore", "aiobotocore")
-    )
+    names = {k.__name__ for k in type(err).__mro__}
+    return type(err).__module__.partition(".")[0] in CLIENTS and bool(names & LOST)
 
 
 def _said(err: BaseException) -> str:
