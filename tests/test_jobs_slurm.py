@@ -23,12 +23,13 @@ from emstream.jobs.cluster import client
 from emstream.store import Run
 
 pytest.importorskip("dask_jobqueue")
+TEMPLATES = Path(__file__).parents[1] / "deploy" / "slurm"
 pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing() or "there is one"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[dict[str, str]]:
-    with slurm_node() as env:
+    with slurm_node(cpus=4) as env:
         yield env
 
 
@@ -74,25 +75,23 @@ def test_what_slurm_refuses_is_said_in_its_words(here: dict[str, str], tmp_path:
         pass
 
 
-def test_a_camera_file_is_reprocessed_by_slurm(here: dict[str, str], tmp_path: Path) -> None:
+def test_a_camera_file_is_reprocessed_by_jobs_of_slurm_that_a_job_of_the_template_leads(
+    here: dict[str, str], tmp_path: Path
+) -> None:
     movie = simulate.movie(8, (96, 96), particles=4, diameter=(14, 22), contrast=(0.3, 0.4), dose=60, seed=4)
     tifffile.imwrite(tmp_path / "old.tif", movie.frames)
-    words = [
-        "reprocess",
-        str(tmp_path / "old.tif"),
-        str(tmp_path / "new"),
-        "--cluster",
-        "slurm",
-        "--workers",
-        "2",
-        "--model",
-        "classical",
-    ]
-    words += ["--set", f"cluster.folder={tmp_path / 'shared'}", "--set", "cluster.queue_s=60"]
-    done = subprocess.run(
-        [sys.executable, "-m", "emstream", *words], env=here, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    settings = {"CLUSTER__FOLDER": str(tmp_path / "shared"), "CLUSTER__QUEUE_S": "60", "SEGMENT__MODEL": "classical"}
+    env = {
+        **here,
+        "WORKERS": "2",
+        "EMSTREAM": str(Path(sys.executable).with_name("emstream")),
+        "EMSTREAM_ENV": str(TEMPLATES / "env.sh"),
+    }
+    env |= {f"EMSTREAM_{name}": value for name, value in settings.items()}
+    words = ["sbatch", "--wait", f"--output={tmp_path}/log", str(TEMPLATES / "reprocess.sbatch")]
+    words += [str(tmp_path / "old.tif"), str(tmp_path / "new")]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text()
     run = Run(tmp_path / "new" / "old.zarr")
     assert run.n == len(movie)
     assert run.state == "closed"
@@ -101,3 +100,15 @@ def test_a_camera_file_is_reprocessed_by_slurm(here: dict[str, str], tmp_path: P
     assert np.sqrt(((error - error.mean(0)) ** 2).sum(1).mean()) < 0.5
     assert list((tmp_path / "shared" / "slurm").glob("dask-worker-*")), "the workers' logs are where the settings say"
     assert within(10, lambda: not queue(here))
+
+
+def test_the_template_of_dask_s_settings_is_what_jobs_are_made_of(tmp_path: Path) -> None:
+    import yaml
+
+    site = yaml.safe_load((TEMPLATES / "jobqueue.yaml").read_text())
+    known = set(dask.config.get("jobqueue.slurm"))
+    assert set(site["jobqueue"]["slurm"]) <= known
+    with dask.config.set({f"jobqueue.slurm.{k}": v for k, v in site["jobqueue"]["slurm"].items()}):
+        asked = slurm.described(ClusterOptions(folder=str(tmp_path)))
+    assert asked["worker_extra_args"][-2:] == ["--lifetime", f"{4 * 3600 - 120}s"]
+    assert asked["log_directory"] == str(tmp_path / "slurm")
