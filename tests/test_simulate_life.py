@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emstream.simulate import Movie, movie
-from emstream.simulate.life import RELAX
+from emstream.simulate.life import RELAX, ripe
 
 
 def volumes(m: Movie) -> np.ndarray:
@@ -109,3 +109,27 @@ def test_particles_grow_and_flow_as_told() -> None:
     np.testing.assert_allclose(np.diff(path["radius"]), 0.05)
     np.testing.assert_allclose(np.diff(path["y"]), 0.5)
     np.testing.assert_allclose(np.diff(path["x"]), -0.25)
+
+
+@pytest.mark.parametrize(("exponent", "constant"), [(2.0, 1 / 2), (3.0, 4 / 9), (4.0, 27 / 64)])
+def test_a_ripe_movie_coarsens_by_its_law_from_the_first_frame(exponent: float, constant: float) -> None:
+    """R*^n grows by c K per frame, c = n (n-1)^(n-1) / n^n: 1/2 for Wagner's interfaces, 4/9 for LSW's diffusion."""
+    k, life = {2.0: 0.12, 3.0: 1.0, 4.0: 8.0}[exponent], {"exponent": exponent, "ripe": True}
+    m = movie(400, (1000, 1000), particles=1100, diameter=(4, 18), coarsen=k, drift_per_frame=(0, 0), jitter=0, **life)
+    t, r = m.table["frame"], m.table["radius"]
+    critical = np.bincount(t, r ** (4 - exponent)) / np.bincount(t, r ** (3 - exponent))
+    rate = np.polyfit(np.arange(400), critical**exponent, 1)[0]
+    assert rate == pytest.approx(constant * k, rel=0.08)
+    np.testing.assert_allclose(volumes(m), volumes(m)[0], rtol=1e-6)
+    half = critical[200] ** exponent - (critical[0] ** exponent + critical[399] ** exponent) / 2
+    assert abs(half) < 0.05 * (critical[399] ** exponent - critical[0] ** exponent)  # straight: no run-in
+
+
+def test_ripe_sizes_are_those_of_lifshitz_slyozov_and_wagner() -> None:
+    u = np.sort(ripe(100_000, 3.0, 3.0, np.random.default_rng(0)))  # in units of R*
+    assert u.max() <= 1.5
+    assert u.mean() == pytest.approx(1.0, abs=2e-3)
+    x = np.linspace(1e-6, 1.5 - 1e-6, 20_000)
+    shape = x**2 * (3 / (3 + x)) ** (7 / 3) * (1.5 / (1.5 - x)) ** (11 / 3) * np.exp(-x / (1.5 - x))
+    share = np.cumsum(shape) / shape.sum()
+    assert np.abs(np.searchsorted(u, x) / len(u) - share).max() < 0.003

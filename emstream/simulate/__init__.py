@@ -13,6 +13,7 @@ from emstream.messages import PixelSize
 from emstream.simulate.detector import blur, fixed_pattern, hot_pixels, poisson
 from emstream.simulate.film import granular_film, shifted_crop
 from emstream.simulate.life import EVENTS, Life, begin, record, settle, sizes, step
+from emstream.simulate.life import ripe as ripe_sizes
 from emstream.simulate.shapes import Disc, Outline, draw, draw_labels, draw_outline
 
 __all__ = ["TRACKS", "Movie", "movie"]
@@ -169,6 +170,8 @@ def movie(
     nucleate: float = 0.0,
     grow: float = 0.0,
     coarsen: float = 0.0,
+    exponent: float = 3.0,
+    ripe: bool = False,
     coalesce: bool = False,
     dissolve: float = 0.0,
     wander: float = 0.0,
@@ -190,7 +193,8 @@ def movie(
     trajectory      : (t, 2) px, taken instead of the three above, made to begin at 0
     particles       : how many are in one field of view on average, None = 40 on 512 × 512 px and as dense
                       on others; they cover all that the drift ever shows
-    diameter        : (smallest, largest) px; log-normal between; `contrast` (weakest, strongest) relative, 0..1
+    diameter        : (smallest, largest) px; log-normal between; with `ripe` spread as ripening of that exponent leaves
+                      them, up to the largest (the smallest plays no part); `contrast` (weakest, strongest) relative, 0..1
     edge_px, dome   : width of the soft rim; 0 = flat inside … 1 = as thick as a sphere
     facets          : 0 round … 1 polygons; `roughness` rms of the outline in units of the radius
     film, grain_px  : rms of the film's granularity relative to its brightness; its finest grain, px
@@ -201,8 +205,11 @@ def movie(
     raises          : BadSettings
     """
     life = Life(
-        nucleate=nucleate, grow=grow, coarsen=coarsen, dissolve=dissolve, wander=wander, flow=flow, coalesce=coalesce
-    )
+        nucleate=nucleate, grow=grow, coarsen=coarsen, exponent=exponent, dissolve=dissolve, wander=wander, flow=flow,
+        coalesce=coalesce,
+    )  # fmt: skip
+    if not exponent > 1:
+        raise BadSettings(f"a coarsening exponent of {exponent}", "it is larger than 1: 2, 3 or 4")
     if t < 1 or min(shape) < 16:
         raise BadSettings(f"a movie of {t} frames of {shape[0]} × {shape[1]} px", "at least 1 frame of 16 × 16 px")
     drift = _drift(t, drift_per_frame, jitter, jump, trajectory, seed)
@@ -211,7 +218,7 @@ def movie(
     if particles is None:
         particles = round(40 * shape[0] * shape[1] / 512**2)
     density = (high - low).prod() / (shape[0] * shape[1])
-    table, starts, happened = _live(t, life, round(particles * density), nucleate * density, diameter, box, seed)
+    table, starts, happened = _live(t, life, round(particles * density), nucleate * density, diameter, ripe, box, seed)
     count = int(table["particle"].max(initial=-1)) + 1
     rng = np.random.default_rng((seed, 2))
     events = np.array(happened, EVENTS) if happened else np.zeros(0, EVENTS)
@@ -267,12 +274,13 @@ def _live(
     n: int,
     births: float,
     diameter: tuple[float, float],
+    evolved: bool,
     box: tuple[float, float, float, float],
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, str, int, int, float, float]]]:
     """Every particle in every frame (TABLE), the first row of each frame (t + 1,), and the events."""
     rng = np.random.default_rng((seed, 3))
-    radii = sizes(n, diameter, rng)
+    radii = ripe_sizes(n, diameter[1], life.exponent, rng) if evolved else sizes(n, diameter, rng)
     population = begin(radii, settle(n, radii, box, rng))
     first = record(population, 0)
     if life.still:

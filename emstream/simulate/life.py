@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -34,7 +34,8 @@ class Life:
 
     nucleate: float = 0.0  # new particles per frame in one field of view
     grow: float = 0.0  # px of radius per frame
-    coarsen: float = 0.0  # K of dR/dt = K/R² (R/R* - 1), px³ per frame; conserves the volume (LSW)
+    coarsen: float = 0.0  # K of dR/dt = K / R^(n-1) (R/R* - 1), px^n per frame; conserves the volume
+    exponent: float = 3.0  # n: 3 = diffusion (LSW), 2 = interfaces (Wagner), 4 = diffusion on the support (Chakraverty)
     dissolve: float = 0.0  # probability per particle and frame to begin to dissolve
     wander: float = 0.0  # px rms per axis and frame, a random walk
     flow: tuple[float, float] = (0.0, 0.0)  # (y, x) px per frame, all particles alike
@@ -43,7 +44,7 @@ class Life:
     @property
     def still(self) -> bool:
         """Nothing ever changes."""
-        return self == Life()
+        return replace(self, exponent=3.0) == Life()
 
 
 @dataclass(eq=False, slots=True)
@@ -74,6 +75,26 @@ def sizes(n: int, diameter: tuple[float, float], rng: np.random.Generator) -> np
     low, high = np.log(diameter[0]), np.log(diameter[1])
     drawn = np.exp(rng.normal((low + high) / 2, max((high - low) / 4, 1e-12), n))
     return np.clip(drawn, *diameter) / 2
+
+
+def ripe(n: int, largest: float, exponent: float, rng: np.random.Generator) -> np.ndarray:
+    """n radii, px, spread as ripening leaves them for good: with them the coarsening law holds from the first frame.
+
+    The distribution of u = R/R* that keeps its shape while R*^n grows in proportion to time (Lifshitz and Slyozov, J
+    Phys Chem Solids 19:35, 1961; Wagner, Z Elektrochem 65:581, 1961; here for any n):
+    f(u) = exp(-3c/n ∫ du/w) / w, w = c u/n - u^(1-n) (u - 1), c the least for which w >= 0; it ends at u = n/(n-1).
+
+    largest : px, diameter where the distribution ends · exponent : n > 1
+    """
+    end = exponent / (exponent - 1.0)
+    c = exponent * end**-exponent * (end - 1.0)
+    u = np.linspace(0.0, end, 20_001)[1:-1]
+    w = np.maximum(c * u / exponent - u ** (1.0 - exponent) * (u - 1.0), 1e-12)
+    step = u[1] - u[0]
+    density = np.exp(-3.0 * c / exponent * np.cumsum(step / w)) / w
+    share = np.cumsum(density)
+    drawn = np.interp((np.arange(n) + 0.5) / max(n, 1), share / share[-1], u)  # evenly, so that few stand for many
+    return rng.permutation(drawn / end * largest / 2)
 
 
 def settle(n: int, radii: np.ndarray, box: tuple[float, float, float, float], rng: np.random.Generator) -> np.ndarray:
@@ -124,7 +145,7 @@ def step(
     starts = awake & (rng.random(n) < life.dissolve)
     p.fading[starts] = p.volume[starts] / DISSOLVE_IN
     p.volume -= p.fading
-    _exchange(p, life.coarsen)
+    _exchange(p, life.coarsen, life.exponent)
     _vanish(p, frame)
     if life.coalesce:
         _coalesce(p, frame)
@@ -148,11 +169,13 @@ def record(p: Population, frame: int) -> np.ndarray:
     return rows
 
 
-def _exchange(p: Population, k: float) -> None:
-    """Ostwald ripening (LSW): dV/dt = 3K (R/R* - 1) with R* = mean R, so that Σ dV = 0."""
+def _exchange(p: Population, k: float, n: float) -> None:
+    """Ostwald ripening: dV/dt = 3K R^(3-n) (R/R* - 1), V = R³, with the R* that makes Σ dV = 0 (n = 3: the mean R)."""
     if k and len(p.ids) > 1:
         radius = np.cbrt(np.maximum(p.volume, 0.0))
-        p.volume = p.volume + 3.0 * k * (radius / radius.mean() - 1.0)
+        weight = np.maximum(radius, SMALLEST / 2) ** (3.0 - n)
+        critical = (weight * radius).sum() / weight.sum()
+        p.volume = p.volume + 3.0 * k * weight * (radius / critical - 1.0)
 
 
 def _vanish(p: Population, frame: int) -> None:
