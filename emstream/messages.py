@@ -84,3 +84,4 @@ class Measured:
     count: int
     area_fraction: float  # of the covered area, 0..1
     events: tuple[Mapping[str, Any], ...] = ()
+    kinetics: Mapping[str, Any] = field(default_factory=dict)  # `measure.ensemble` of the frame, px; {} before its turn

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from emstream.errors import BadImage
-from emstream.measure import histogram, particles, summarize
+from emstream.measure import histogram, link, particles, start_tracks, summarize
 from emstream.measure.distribution import edges, volume_weighted
-from emstream.measure.kinetics import clustering, coarsening, critical_radius, growth_rate, nearest_neighbours
+from emstream.measure.kinetics import coarsening, critical_radius, growth_rate, nearest_neighbours, spacing
 from emstream.simulate import movie
 
 
@@ -65,8 +65,10 @@ def test_particles_at_the_border_count_but_lend_no_size() -> None:
     seen = summarize(particles(labels), (0, 100, 0, 100))
     assert (seen.count, seen.whole) == (3, 2)
     assert seen.area_fraction == pytest.approx(0.06)
-    assert seen.density == pytest.approx(2.5 / 1e4)
-    assert seen.mean == pytest.approx((20 + 40) / np.sqrt(np.pi) / 2)
+    small, large = 20 / np.sqrt(np.pi), 40 / np.sqrt(np.pi)
+    for_small, for_large = 1 / (100 - small) ** 2, 1 / (100 - large) ** 2  # the large one stands for more that are cut
+    assert seen.density == pytest.approx(for_small + for_large)
+    assert seen.mean == pytest.approx((for_small * small + for_large * large) / (for_small + for_large))
 
 
 def test_an_empty_frame_has_no_size() -> None:
@@ -93,9 +95,36 @@ def test_the_volume_mean_of_equal_spheres_is_their_diameter() -> None:
 
 def test_random_places_do_not_cluster_and_a_lattice_is_regular() -> None:
     rng = np.random.default_rng(0)
-    y, x = rng.uniform(0, 1000, (2, 4000))
-    assert clustering(y, x, 1e6) == pytest.approx(1.0, abs=0.03)
-    grid = np.mgrid[0:20, 0:20].reshape(2, -1) * 10.0
+    window = (0, 1000, 0, 1000)
+    places = rng.uniform(0, 1000, (2, 4000))
+    assert spacing(*places, window)[1] == pytest.approx(1.0, abs=0.03)
+    assert spacing(*np.hstack((places, places + 1.0)), window)[1] < 0.3
+    grid = np.mgrid[0:20, 0:20].reshape(2, -1) * 10.0 + 5
     assert (nearest_neighbours(*grid) == 10.0).all()
-    assert clustering(*grid, 200.0**2) == pytest.approx(2.0, rel=0.01)
+    assert spacing(*grid, (0, 200, 0, 200)) == pytest.approx((10.0, 2.0))
     assert np.isnan(nearest_neighbours(np.zeros(1), np.zeros(1))).all()
+    assert np.isnan(spacing(np.zeros(1), np.zeros(1), window)).all()
+
+
+def test_no_statistic_jumps_when_the_drift_leaves_less_of_the_picture() -> None:
+    """The same particles through a window that a stage jump makes smaller: the plain means drop, what is told stays."""
+    told: dict[tuple[int, int, int, int], list[tuple[float, ...]]] = {}
+    for seed in range(40):
+        scene = movie(1, (320, 320), particles=25, diameter=(10, 70), drift_per_frame=(0, 0), seed=seed)
+        labels = scene.labels(0)
+        for window in ((0, 320, 0, 320), (190, 320, 0, 130)):
+            columns = particles(labels, valid=window)
+            state, _, _ = link(start_tracks(), labels, columns, 0, 0.0, valid=window)
+            assert state.kinetics is not None
+            row = state.kinetics
+            plain = columns["diameter"][~columns["touches_border"]] / 2
+            told.setdefault(window, []).append(
+                (row["density"], (row["density"] * row["mean_radius"]), plain.sum(), len(plain), row["density_error"])
+            )
+    whole, part = (np.array(v) for v in told.values())
+    plain_drop = (part[:, 2].sum() / part[:, 3].sum()) / (whole[:, 2].sum() / whole[:, 3].sum())
+    size_kept = (part[:, 1].sum() / part[:, 0].sum()) / (whole[:, 1].sum() / whole[:, 0].sum())
+    assert plain_drop < 0.96
+    assert size_kept == pytest.approx(1.0, abs=0.03)
+    expected = np.sqrt((part[:, 4] ** 2).sum()) / len(part)
+    assert abs(part[:, 0].mean() - whole[:, 0].mean()) < 2.5 * expected

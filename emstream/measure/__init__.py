@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from emstream.measure.columns import dictionary, rows, schema, to_physical
     from emstream.measure.distribution import histogram, summarize
     from emstream.measure.gaps import Relinked, relink
-    from emstream.measure.track import TrackState, dump, finish, link, load, start_tracks
+    from emstream.measure.track import TrackState, dump, finish, link, load, now, start_tracks
 
 __all__ = [
     "MeasureOptions",
@@ -23,6 +23,7 @@ __all__ = [
     "histogram",
     "link",
     "load",
+    "now",
     "particles",
     "relink",
     "rows",
@@ -41,6 +42,7 @@ class MeasureOptions:
     memory: int = 3  # frames that a particle may be unseen before its track ends
     confirm: int = 3  # frames that a birth, a split or a coalescence must last to be believed
     area_ratio: float = 3.0  # a leftover is never linked to one that is this many times larger or smaller
+    rate_frames: int = 25  # a particle's growth now is that of about so many frames; older ones are forgotten
     volume_tolerance: float = 0.35  # relative; coalescence must keep the volume (of equivalent spheres) this well
 
 
@@ -51,6 +53,7 @@ _DOORS = {
     "histogram": "distribution",
     "link": "track",
     "load": "track",
+    "now": "track",
     "Relinked": "gaps",
     "relink": "gaps",
     "rows": "columns",

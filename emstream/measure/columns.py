@@ -11,8 +11,8 @@ import numpy as np
 from emstream.measure.particles import ellipse
 from emstream.messages import PixelSize
 
-Table = Literal["particles", "tracks", "events", "frames"]
-Kind = Literal["plain", "y", "x", "length", "area", "rate"]
+Table = Literal["particles", "tracks", "events", "frames", "kinetics"]
+Kind = Literal["plain", "y", "x", "length", "area", "volume", "density", "rate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +24,28 @@ class Column:
     meaning: str
     kind: Kind = "plain"
     unit: str = ""
+    optional: bool = False  # NaN where nobody tells it
 
     def called(self, calibrated: bool) -> str:
-        """The name in a table: lengths end in _nm, areas in _nm2; without calibration all end in _px."""
+        """The name in a table: lengths end in _nm, areas in _nm2 …; without calibration in _px."""
         if self.kind == "plain":
             return self.name
-        if self.kind == "rate":
-            return f"{self.name}_{'nm' if calibrated else 'px'}_per_s"
-        return f"{self.name}_{('nm2' if self.kind == 'area' else 'nm') if calibrated else 'px'}"
+        return self.name + ("_{}" if self.kind not in _FORMS else _FORMS[self.kind][0 if calibrated else 1]).format(
+            "nm" if calibrated else "px"
+        )
 
     def measured_in(self, calibrated: bool) -> str:
         """The unit, for the data dictionary."""
         length = "nm" if calibrated else "px"
-        return {"plain": self.unit, "area": f"{length}²", "rate": f"{length}/s"}.get(self.kind, length)
+        return {"plain": self.unit, **{k: f[2].format(length) for k, f in _FORMS.items()}}.get(self.kind, length)
 
+
+_FORMS = {  # kind → how its name ends with and without calibration, and its unit
+    "area": ("_nm2", "_px", "{}²"),
+    "volume": ("_nm3", "_px", "{}³"),
+    "density": ("_per_nm2", "_per_px", "{}⁻²"),
+    "rate": ("_{}_per_s", "_{}_per_s", "{}/s"),
+}
 
 _FRAME = Column("frame", "int64", "frame of the run, counted from 0")
 _TIME = Column("time_s", "float64", "absolute time of the frame, seconds since 1970 where the camera tells", unit="s")
@@ -63,6 +71,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("integrated_intensity", "float64", "sum of the intensity inside", unit="counts"),
         Column("contrast", "float64", "(mean inside - mean around) / |mean around|; negative = darker"),
         Column("touches_border", "bool", "cut by the frame or by the uncovered area; left out of size statistics"),
+        Column("growth", "float64", "dR/dt of its track now, over about `measure.rate_frames` frames; NaN at first",
+               "rate", optional=True),
+        Column("growth_error", "float64", "standard error of that", "rate", optional=True),
+        Column("diameter_error", "float64", "standard deviation of one diameter of its track, about its trend",
+               "length", optional=True),
     ),
     "tracks": (
         Column("track", "int64", "number of the track"),
@@ -80,6 +93,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("mean_diameter", "float64", "mean equivalent diameter over the frames in which it was whole", "length"),
         Column("growth", "float64", "slope of the radius against time, least squares", "rate"),
         Column("growth_error", "float64", "standard error of that slope", "rate"),
+        Column("diameter_error", "float64", "standard deviation of one diameter, about that line", "length"),
         Column("began", "U16", "start | edge | nucleation | split | unconfirmed: how it came into view"),
         Column("ended", "U16", "end | edge | dissolution | detachment | coalescence | lost: how it went"),
         Column("other_track", "int64", "the track it split from or merged into; -1 = none"),
@@ -104,6 +118,38 @@ TABLES: dict[str, tuple[Column, ...]] = {
                "32 jump, 64 blank, 128 suspect"),
         Column("particles", "int32", "number of particles; -1 = not segmented"),
         Column("area_fraction", "float32", "of the covered area that particles cover, 0..1"),
+    ),
+    "kinetics": (
+        _FRAME,
+        _TIME,
+        Column("covered", "float64", "area that the frame covers", "area"),
+        Column("count", "int64", "particles seen, those at the border too"),
+        Column("count_error", "float64", "sqrt(expected and not seen + seen and not yet believed)"),
+        Column("density", "float64", "particles per area, from those that no border cuts, each weighted for how seldom "
+               "it is uncut", "density"),
+        Column("density_error", "float64", "its standard error: independent particles, and the count's error",
+               "density"),
+        Column("mean_radius", "float64", "mean equivalent radius, weighted so", "length"),
+        Column("mean_radius_error", "float64", "its standard error", "length"),
+        Column("radius_spread", "float64", "standard deviation of the radii", "length"),
+        Column("radius_q10", "float64", "radius that a tenth of the particles do not reach", "length"),
+        Column("median_radius", "float64", "median radius", "length"),
+        Column("radius_q90", "float64", "radius that nine tenths do not reach", "length"),
+        Column("thickness", "float64", "volume of equivalent spheres per area; constant while matter is kept",
+               "length"),
+        Column("critical_radius", "float64", "R* that neither grows nor shrinks, of R² dR/dt = K (R/R* - 1)",
+               "length"),
+        Column("critical_radius_error", "float64", "its standard error", "length"),
+        Column("neighbour", "float64", "mean distance from centre to nearest centre", "length"),
+        Column("clustering", "float64", "that over its value for random places; below 1 they cluster"),
+        Column("nucleations", "int64", "told since the run began"),
+        Column("dissolutions", "int64", "told since the run began"),
+        Column("coalescences", "int64", "told since the run began"),
+        Column("splits", "int64", "told since the run began"),
+        Column("detachments", "int64", "told since the run began"),
+        Column("ripened", "float64", "volume that growing particles took up one atom at a time since the run began",
+               "volume"),
+        Column("coalesced", "float64", "volume that went over by coalescence since the run began", "volume"),
     ),
 }  # fmt: skip
 
@@ -141,7 +187,9 @@ def to_physical(
     known = {c.name: c for c in TABLES[table]}
     calibrated = pixel_size_nm is not None
     py, px = pixel_size_nm or (1.0, 1.0)
-    scale = {"plain": 1.0, "y": py, "x": px, "area": py * px, "length": (py * px) ** 0.5, "rate": (py * px) ** 0.5}
+    length = (py * px) ** 0.5
+    scale = {"plain": 1.0, "y": py, "x": px, "area": py * px, "length": length, "rate": length}
+    scale |= {"volume": length**3, "density": 1 / (py * px)}
     values = {name: np.asarray(v) for name, v in columns.items()}
     shape = _unsquashed(values, py, px)
     out: dict[str, np.ndarray] = {}
@@ -185,7 +233,7 @@ def rows(table: Table, columns: Mapping[str, Any], pixel_size_nm: PixelSize | No
     columns : every column that the table has, under its inner name (in px); extra ones are left out
     raises  : KeyError when a column is missing
     """
-    wanted = {c.name: columns[c.name] for c in TABLES[table]}
+    wanted = {c.name: columns.get(c.name, np.nan) if c.optional else columns[c.name] for c in TABLES[table]}
     length = max((np.size(v) for v in wanted.values() if np.ndim(v)), default=1)
     full = {name: np.broadcast_to(np.asarray(v), (length,)) if np.ndim(v) == 0 else v for name, v in wanted.items()}
     physical = to_physical(full, pixel_size_nm, table)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from emstream.measure.window import mean_of, quantiles_of, weights
 from emstream.messages import Rect
 
 BINS = 40
@@ -18,7 +19,7 @@ class Summary:
 
     count: int  # all particles, those at the border too
     whole: int  # particles not cut by the border: the sizes below are theirs
-    density: float  # particles per px² of covered area; one cut by the border counts half (stereology's edge rule)
+    density: float  # particles per px², from those that no border cuts
     area_fraction: float  # of the covered area, 0..1
     mean: float  # diameter
     std: float
@@ -26,27 +27,25 @@ class Summary:
     quantiles: tuple[float, ...]  # diameters at the levels that were asked for
 
 
-def summarize(
-    columns: Mapping[str, np.ndarray], covered: Rect | int, levels: Sequence[float] = (0.1, 0.5, 0.9)
-) -> Summary:
-    """Count, density, sizes and covered fraction of one frame's particles.
+def summarize(columns: Mapping[str, np.ndarray], covered: Rect, levels: Sequence[float] = (0.1, 0.5, 0.9)) -> Summary:
+    """Count, density, sizes and covered fraction of one frame's particles; sizes do not depend on the covered area.
 
-    columns : of `particles`, px · covered : the covered pixels, or their number
+    columns : of `particles`, px · covered : the covered pixels; for the weights see `window.weights`
     """
-    area_px = covered if isinstance(covered, int) else (covered[1] - covered[0]) * (covered[3] - covered[2])
+    area_px = max(0, covered[1] - covered[0]) * max(0, covered[3] - covered[2])
     cut = columns["touches_border"].astype(bool)
     d = columns["diameter"][~cut]
-    n, nan = len(cut), float("nan")
-    quantiles = tuple(float(q) for q in np.quantile(d, levels)) if len(d) else (nan,) * len(levels)
+    w, n, nan = weights(d, covered), len(cut), float("nan")
+    mean, std, _ = mean_of(d, w)
     return Summary(
         count=n,
         whole=len(d),
-        density=(n - 0.5 * int(cut.sum())) / area_px if area_px else nan,
+        density=float(w.sum()) if area_px else nan,
         area_fraction=float(columns["area"].sum()) / area_px if area_px else nan,
-        mean=float(d.mean()) if len(d) else nan,
-        std=float(d.std(ddof=1)) if len(d) > 1 else nan,
-        median=float(np.median(d)) if len(d) else nan,
-        quantiles=quantiles,
+        mean=mean,
+        std=std,
+        median=quantiles_of(d, w, (0.5,))[0],
+        quantiles=quantiles_of(d, w, levels),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from emstream.measure import MeasureOptions
 from emstream.measure.match import Overlaps
-from emstream.measure.roster import BEGAN, ENDED, new_tracks
+from emstream.measure.roster import BEGAN, ENDED, new_tracks, volume
 from emstream.messages import Rect
 
 MERGE = np.dtype(
@@ -47,7 +47,7 @@ def born(
     j = np.flatnonzero(free)
     before, now = covered
     if before is None:
-        return new_tracks(first, columns, j, np.full(len(j), BEGAN.index("start")), frame, time_s)
+        return new_tracks(first, columns, j, np.full(len(j), BEGAN.index("start")), frame, time_s, options.rate_frames)
     parent = np.full(len(columns["label"]), -1)
     within = shared.pixels >= _COVERED * columns["area"][shared.new]
     parent[shared.new[within]] = tracks["track"][shared.old[within]]
@@ -56,7 +56,7 @@ def born(
     near = _near_edge(columns["y"][j], columns["x"][j], reach, (before, now)) | columns["touches_border"][j]
     origin = np.where(near, BEGAN.index("edge"), BEGAN.index("nucleation"))
     origin[parent >= 0] = BEGAN.index("split")
-    new = new_tracks(first, columns, j, origin, frame, time_s)
+    new = new_tracks(first, columns, j, origin, frame, time_s, options.rate_frames)
     new["parent"] = parent
     return new
 
@@ -142,6 +142,8 @@ def settle_merges(pending: np.ndarray, tracks: np.ndarray, options: MeasureOptio
         if lived and _volume_kept(m, together, None if into is None else tracks[into], options):
             tracks["ended"][gone] = ENDED.index("coalescence")
             tracks["other_track"][gone] = m["into"]
+            if into is not None:
+                tracks["absorbed"][into] += volume(m["area_gone"])
             events.append(_event("coalescence", m["into"], m["gone"], m["frame"], m["time_s"], m["y"], m["x"]))
     return pending[waiting], events
 

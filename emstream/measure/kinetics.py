@@ -10,6 +10,7 @@ from scipy.optimize import curve_fit
 from scipy.spatial import cKDTree
 
 from emstream.errors import BadImage
+from emstream.messages import Rect
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +57,44 @@ def growth_rate(time_s: np.ndarray, radius: np.ndarray) -> Rate:
     return Rate(slope, math.sqrt(float((left * left).sum()) / (len(t) - 2) / spread) if len(t) > 2 else math.nan)
 
 
-def critical_radius(radius: np.ndarray, rate: np.ndarray) -> Critical:
-    """R* and K of diffusion-limited Ostwald ripening, R² dR/dt = K (R / R* - 1), from many particles at one time.
+def critical_radius(
+    radius: np.ndarray, rate: np.ndarray, error: np.ndarray | None = None, exponent: float = 3.0
+) -> Critical:
+    """R* and K of Ostwald ripening, R^(n-1) dR/dt = K (R / R* - 1), from many particles at one time.
 
-    Lifshitz and Slyozov, J Phys Chem Solids 19:35 (1961); Wagner, Z Elektrochem 65:581 (1961). The law is a straight
-    line in R: R² dR/dt = -K + (K / R*) R, fitted by least squares; the error of R* follows from the covariance of
-    intercept and slope.
+    n = 3, diffusion: Lifshitz and Slyozov, J Phys Chem Solids 19:35 (1961); n = 2, interfaces: Wagner, Z Elektrochem
+    65:581 (1961). The law is a straight line in R: -K + (K / R*) R, fitted by least squares; the errors follow from the
+    covariance of intercept and slope, that of R* = K / slope to first order.
 
     radius, rate : (n,) R and dR/dt of each particle; the units of the result follow from theirs
-    returns      : NaN throughout with fewer than three particles or none that differ in radius
+    error        : (n,) standard errors of the rates; None = as large for R^(n-1) dR/dt of each
+    returns      : NaN throughout with fewer than three particles or none that differ in radius; R* and its error NaN
+                   when the line does not rise: small particles do not feed large ones
     """
     good = np.isfinite(radius) & np.isfinite(rate)
-    r, v = radius[good], radius[good] ** 2 * rate[good]
+    if error is not None:
+        good &= np.isfinite(error) & (error > 0)
+    scale = radius[good] ** (exponent - 1)
+    r, v = radius[good], scale * rate[good]
     if len(r) < 3 or np.ptp(r) == 0:
         return Critical(math.nan, math.nan, math.nan, math.nan)
-    design = np.column_stack((np.ones_like(r), r))
-    (a, b), *_ = np.linalg.lstsq(design, v)
-    left = v - design @ (a, b)
-    covariance = np.linalg.inv(design.T @ design) * float(left @ left) / max(len(r) - 2, 1)
-    if b == 0:
-        return Critical(math.nan, math.nan, float(-a), math.sqrt(covariance[0, 0]))
-    gradient = np.array([-1 / b, a / b**2])  # of R* = -a / b
-    error = math.sqrt(max(float(gradient @ covariance @ gradient), 0.0))
-    return Critical(float(-a / b), error, float(-a), math.sqrt(covariance[0, 0]))
+    if error is None:
+        w = np.ones_like(r)
+    else:  # an error of nearly nothing, of few sightings that happened to agree, must not decide alone
+        w = 1 / (scale * np.maximum(error[good], np.median(error[good]) / 2))
+    a11, a12, a22 = float((w * w).sum()), float((w * w * r).sum()), float((w * w * r * r).sum())
+    b1, b2 = float((w * w * v).sum()), float((w * w * r * v).sum())
+    det = a11 * a22 - a12 * a12
+    if det <= 0:
+        return Critical(math.nan, math.nan, math.nan, math.nan)
+    a, b = (a22 * b1 - a12 * b2) / det, (a11 * b2 - a12 * b1) / det
+    left = w * (v - a - b * r)
+    noise = float(left @ left) / max(len(r) - 2, 1) / det
+    va, vb, cab = a22 * noise, a11 * noise, -a12 * noise
+    if b <= 0:
+        return Critical(math.nan, math.nan, float(-a), math.sqrt(va))
+    variance = va / b**2 + a**2 / b**4 * vb - 2 * a / b**3 * cab
+    return Critical(float(-a / b), math.sqrt(max(variance, 0.0)), float(-a), math.sqrt(va))
 
 
 def coarsening(time_s: np.ndarray, mean_radius: np.ndarray) -> Coarsening:
@@ -121,11 +137,22 @@ def nearest_neighbours(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return distance[:, 1]
 
 
-def clustering(y: np.ndarray, x: np.ndarray, area: float) -> float:
-    """Mean nearest-neighbour distance over that of random places, 0.5 / sqrt(density): below 1 they cluster.
+def spacing(y: np.ndarray, x: np.ndarray, window: Rect) -> tuple[float, float]:
+    """Mean nearest-neighbour distance in a window, and that over its value for random places, 0.5 / sqrt(density).
 
-    Clark and Evans, Ecology 35:445 (1954). area : of the field of view, (unit of y and x)². NaN with fewer than two.
+    Clark and Evans, Ecology 35:445 (1954): below 1 the particles cluster, a square lattice has 2. Only particles farther
+    than 1 / sqrt(density) from the window's border are asked: of those elsewhere the nearest neighbour may lie outside
+    (of random places, 4 % have none within that distance).
+
+    y, x : (n,) centres, px · window : (y0, y1, x0, x1) px. NaN with fewer than two, or none far enough inside
     """
-    if len(y) < 2 or area <= 0:
-        return math.nan
-    return float(nearest_neighbours(y, x).mean() / (0.5 / math.sqrt(len(y) / area)))
+    y0, y1, x0, x1 = window
+    area = float(max(0, y1 - y0) * max(0, x1 - x0))
+    if len(y) < 2 or area == 0:
+        return math.nan, math.nan
+    guard = math.sqrt(area / len(y))
+    inside = np.minimum(np.minimum(y - y0, y1 - 1 - y), np.minimum(x - x0, x1 - 1 - x)) >= guard
+    if not inside.any():
+        return math.nan, math.nan
+    mean = float(nearest_neighbours(y, x)[inside].mean())
+    return mean, mean / (0.5 * guard)

@@ -11,9 +11,11 @@ import numpy as np
 from emstream.arrays import to_host
 from emstream.errors import BadImage, FrameOutOfRange
 from emstream.measure import MeasureOptions
+from emstream.measure.ensemble import COALESCED, COUNTED, RIPENED, ensemble, no_tally, ripened
 from emstream.measure.fate import MERGE, born, confirm_births, deaths, merges, settle_merges
 from emstream.measure.match import by_distance, by_overlap, overlaps
-from emstream.measure.roster import ENDED, TRACK, sight, track_table
+from emstream.measure.recent import forget, rates
+from emstream.measure.roster import ENDED, TRACK, sight, track_table, volume
 from emstream.messages import Array, Rect
 
 
@@ -29,7 +31,9 @@ class TrackState:
     labels: Array | None = None  # (y, x) labels of the newest frame
     tracks: np.ndarray = field(default_factory=lambda: np.empty(0, TRACK))  # living: seen within `memory`
     merges: np.ndarray = field(default_factory=lambda: np.empty(0, MERGE))
+    tally: np.ndarray = field(default_factory=no_tally)  # what happened since the run began
     finished: Mapping[str, np.ndarray] | None = None  # rows of the tracks table that the newest frame completed
+    kinetics: Mapping[str, Any] | None = None  # row of the kinetics table of the newest frame, px
 
 
 def start_tracks(options: MeasureOptions | None = None) -> TrackState:
@@ -67,7 +71,9 @@ def link(
     if anchor != state.anchor and state.frame >= 0:
         lost = state.tracks.copy()
         lost["ended"] = ENDED.index("lost")
-        state = TrackState(state.options, anchor=anchor, next_track=state.next_track)
+        tally = state.tally.copy()
+        tally[RIPENED] += ripened(lost, state.merges).sum()
+        state = TrackState(state.options, anchor=anchor, next_track=state.next_track, tally=tally)
     if state.labels is not None and state.labels.shape != labels.shape:
         raise BadImage(
             f"frame {frame}: labels are {labels.shape}, those before were {state.labels.shape}",
@@ -88,12 +94,15 @@ def link(
     ids = np.full(len(columns["label"]), -1, np.int64)
     ids[to_new[to_new >= 0]] = tracks["track"][to_new >= 0]
     ids[ids < 0] = new["track"]
-    _see(tracks, columns, to_new, frame, time_s)
+    _see(tracks, columns, to_new, frame, time_s, options)
+    forget(tracks, np.isin(tracks["track"], begun["into"]))
     tracks = np.concatenate((tracks, new))
     events = confirm_births(tracks, options)
     pending, merged = settle_merges(np.concatenate((state.merges, begun)), tracks, options)
     died = deaths(tracks, pending, covered, options)
     ended = tracks["ended"] > 0
+    told = events + merged + died
+    tally = _counted(state.tally, told, tracks[ended], pending, np.concatenate((state.merges, begun)))
     after = replace(
         state,
         frame=frame,
@@ -103,9 +112,41 @@ def link(
         labels=labels,
         tracks=tracks[~ended],
         merges=pending,
+        tally=tally,
         finished=track_table(np.concatenate((lost, tracks[ended]))),
+        kinetics=ensemble(columns, covered, tracks[~ended], pending, tally),
     )
-    return after, ids, events + merged + died
+    return after, ids, told
+
+
+def now(state: TrackState, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """What the particles of the newest frame do, columns for the particles table: growth, growth_error, px/s, and
+    diameter_error, px, of the track of each; NaN where too little was seen of it.
+
+    ids : (n,) as `link` returned them
+    """
+    order = np.argsort(state.tracks["track"])
+    known = state.tracks["track"][order]
+    at = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
+    found = known[at] == ids if len(known) else np.zeros(len(ids), bool)
+    return {
+        name: np.where(found, value[order][at], np.nan) if len(known) else np.full(len(ids), np.nan)
+        for name, value in rates(state.tracks).items()
+    }
+
+
+def _counted(
+    tally: np.ndarray, told: list[dict[str, Any]], ended: np.ndarray, pending: np.ndarray, merging: np.ndarray
+) -> np.ndarray:
+    """The tally with this frame's events, and what the tracks that ended had gained."""
+    tally = tally.copy()
+    for e in told:
+        tally[COUNTED.index(e["kind"])] += 1
+        if e["kind"] == "coalescence":
+            gone = merging[merging["gone"] == e["other_track"]]
+            tally[COALESCED] += float(volume(gone["area_gone"]).sum())
+    tally[RIPENED] += float(ripened(ended, pending).sum())
+    return tally
 
 
 def finish(state: TrackState) -> dict[str, np.ndarray]:
@@ -136,21 +177,29 @@ def _leftovers(
     to_new[old[hit]] = new[found[hit]]
 
 
-def _see(tracks: np.ndarray, columns: Mapping[str, np.ndarray], to_new: np.ndarray, frame: int, time_s: float) -> None:
+def _see(
+    tracks: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    to_new: np.ndarray,
+    frame: int,
+    time_s: float,
+    options: MeasureOptions,
+) -> None:
     """Writes the new sighting into the tracks that have one; the others were missed once more."""
     lost = to_new < 0
+    at = np.flatnonzero(~lost)
+    sight(tracks, at, columns, to_new[at], frame, time_s, options.rate_frames)
     first = lost & (tracks["missed"] == 0)
     tracks["gone_frame"][first], tracks["gone_time"][first] = frame, time_s
     tracks["missed"][lost] += 1
     tracks["label"][lost] = 0
-    at = np.flatnonzero(~lost)
-    sight(tracks, at, columns, to_new[at], frame, time_s)
 
 
 def dump(state: TrackState) -> dict[str, np.ndarray]:
     """The state as plain arrays, for resume; `load` reads it back."""
     out = {f"tracks.{n}": np.ascontiguousarray(state.tracks[n]) for n in TRACK.names or ()}
     out |= {f"merges.{n}": np.ascontiguousarray(state.merges[n]) for n in MERGE.names or ()}
+    out["tally"] = state.tally
     out["numbers"] = np.array([state.frame, state.anchor, state.next_track], np.int64)
     if state.labels is not None and state.valid is not None:
         out["labels"] = to_host(state.labels).astype(np.int32, copy=False)
@@ -161,10 +210,10 @@ def dump(state: TrackState) -> dict[str, np.ndarray]:
 def load(arrays: Mapping[str, np.ndarray], options: MeasureOptions | None = None) -> TrackState:
     """The state that `dump` wrote. raises : KeyError when arrays are missing"""
     frame, anchor, next_track = (int(v) for v in arrays["numbers"])
-    tracks = np.empty(len(arrays["tracks.track"]), TRACK)
+    tracks = np.zeros(len(arrays["tracks.track"]), TRACK)
     merges = np.empty(len(arrays["merges.into"]), MERGE)
     for name in TRACK.names or ():
-        tracks[name] = arrays[f"tracks.{name}"]
+        tracks[name] = arrays.get(f"tracks.{name}", 0)  # a state saved by an older emstream lacks some
     for name in MERGE.names or ():
         merges[name] = arrays[f"merges.{name}"]
     valid = arrays.get("valid")
@@ -177,4 +226,5 @@ def load(arrays: Mapping[str, np.ndarray], options: MeasureOptions | None = None
         arrays.get("labels"),
         tracks,
         merges,
+        arrays.get("tally", no_tally()),
     )

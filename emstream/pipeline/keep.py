@@ -174,7 +174,7 @@ class StoreKeeper:
 
     def drop_rows_from(self, frame: int, living: np.ndarray, next_track: int) -> None:
         """Take out of the tables what the frames from `frame` on had written before a restart; they write it anew."""
-        for name in ("particles", "events", "tracks"):
+        for name in ("particles", "events", "kinetics", "tracks"):
             kind: Any = name
             table = self._writer.table(name, measure.schema(kind, self._pixel_size_nm is not None))
             if name == "tracks":
@@ -192,7 +192,7 @@ class StoreKeeper:
     # ---- in the queue's thread -----------------------------------------------------------------------------------
 
     def _write_rows(self, frame: int, tables: Tables) -> None:
-        for name in ("particles", "tracks", "events"):
+        for name in ("particles", "tracks", "events", "kinetics"):
             kind: Any = name
             table = self._writer.table(name, measure.schema(kind, self._pixel_size_nm is not None))
             if name in tables and frame > self._tabled.get(name, -1):

@@ -109,15 +109,19 @@ def linked(
     tracks, numbers, events = measure.link(
         tracks, labelled.labels, found.particles, slot, time_s, valid=aligned.valid, anchor=aligned.anchor
     )
-    columns: dict[str, Any] = {**found.particles, "track": numbers, "frame": slot, "time_s": time_s}
-    tables: Tables = {"particles": measure.rows("particles", columns, pixel_size_nm)}
+    when, kinetics = {"frame": slot, "time_s": time_s}, tracks.kinetics or {}
+    columns: dict[str, Any] = {**found.particles, "track": numbers, **when, **measure.now(tracks, numbers)}
+    tables: Tables = {
+        "particles": measure.rows("particles", columns, pixel_size_nm),
+        "kinetics": measure.rows("kinetics", {**kinetics, **when}, pixel_size_nm),
+    }
     if tracks.finished and len(tracks.finished["track"]):
         tables["tracks"] = measure.rows("tracks", tracks.finished, pixel_size_nm)
     if events:
         tables["events"] = measure.rows(
             "events", {k: np.array([e[k] for e in events]) for k in events[0]}, pixel_size_nm
         )
-    return tracks, Measured(columns, found.count, found.area_fraction, tuple(events)), tables
+    return tracks, Measured(columns, found.count, found.area_fraction, tuple(events), kinetics), tables
 
 
 def alive(tracks: Any, pixel_size_nm: PixelSize | None) -> Tables:
