@@ -119,7 +119,13 @@ def test_no_statistic_jumps_when_the_drift_leaves_less_of_the_picture() -> None:
             row = state.kinetics
             plain = columns["diameter"][~columns["touches_border"]] / 2
             told.setdefault(window, []).append(
-                (row["density"], (row["density"] * row["mean_radius"]), plain.sum(), len(plain), row["density_error"])
+                (
+                    row["density"],
+                    row["density"] * np.nan_to_num(row["mean_radius"]),
+                    plain.sum(),
+                    len(plain),
+                    row["density_error"],
+                )
             )
     whole, part = (np.array(v) for v in told.values())
     plain_drop = (part[:, 2].sum() / part[:, 3].sum()) / (whole[:, 2].sum() / whole[:, 3].sum())

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from emstream.measure.columns import dictionary, rows, schema, to_physical
     from emstream.measure.distribution import histogram, summarize
     from emstream.measure.gaps import Relinked, relink
+    from emstream.measure.study import Study, study_run
     from emstream.measure.track import TrackState, dump, finish, link, load, now, start_tracks
 
 __all__ = [
     "MeasureOptions",
     "Relinked",
+    "Study",
     "TrackState",
     "dictionary",
     "dump",
@@ -29,6 +31,7 @@ __all__ = [
     "rows",
     "schema",
     "start_tracks",
+    "study_run",
     "summarize",
     "to_physical",
 ]
@@ -59,6 +62,8 @@ _DOORS = {
     "rows": "columns",
     "schema": "columns",
     "start_tracks": "track",
+    "Study": "study",
+    "study_run": "study",
     "summarize": "distribution",
     "to_physical": "columns",
     "TrackState": "track",

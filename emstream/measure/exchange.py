@@ -77,14 +77,14 @@ def exchange(
     a, b = pair, pair + 1
     span = mean_t[b] - mean_t[a]
     fits = np.empty((len(EXPONENTS), 3, len(pair)))  # y, x1, x2 of y = (K / c) x1 + K x2, in units of R
-    for k, n in enumerate(EXPONENTS):
+    for i, n in enumerate(EXPONENTS):
         critical = np.bincount(at, radius ** (4 - n)) / np.bincount(at, radius ** (3 - n))
         q = r / critical[at[order]]
         up, down = np.bincount(block, q * rising), np.bincount(block, q * (1 - rising))
         weight = (count[a] + count[b]) / 2
         scale = n * np.sqrt((np.bincount(block, r ** (2 * n - 2)) / count)[[a, b]].mean(axis=0))
         mean = np.bincount(block, r**n) / count
-        fits[k] = (mean[b] - mean[a]) / scale, n * (up[a] + down[b]) / weight * span / scale, -n * span / scale
+        fits[i] = (mean[b] - mean[a]) / scale, n * (up[a] + down[b]) / weight * span / scale, -n * span / scale
     weight = np.minimum(count[a], count[b]).astype(np.float64)
     for _ in range(2):
         best, k, left = _least(fits, weight)
