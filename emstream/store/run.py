@@ -128,6 +128,11 @@ class Run:
         told = json.loads((self.path / "labels" / name / "zarr.json").read_bytes())
         return dict(told["attributes"].get("emstream", {}))
 
+    def pyramid(self, labels: bool = False) -> list[da.Array]:
+        """Every level of the frames or the labels, (t, y, x), finest first, all of the same number of frames."""
+        n, levels = self.n, range(self.levels)
+        return [self._lazy(f"{LABELS}/{k}" if labels else str(k))[:n] for k in levels]
+
     @property
     def shifts(self) -> da.Array:
         """(t, 2) float64: (dy, dx) px."""
