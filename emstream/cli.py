@@ -290,20 +290,39 @@ def diff(
 @app.command()
 def export(
     run: Path,
-    out: Annotated[Path, typer.Argument(metavar="OUT.{mp4,gif,csv,parquet,html,tif}")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.{mp4,gif,csv,parquet,md,html,tif}")],
     fps: Annotated[float | None, typer.Option(help="Frames a second of the movie.")] = None,
     canvas: Annotated[
         str | None, typer.Option(help="Of a tif: common (what every frame covers) or expand (all).")
     ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="Of a csv or parquet: particles (default), tracks, events or kinetics.")
+    ] = None,
 ) -> None:
-    """A movie cropped to what every frame covers, tables, or a report with plots; the suffix decides.
+    """A movie cropped to what every frame covers, tables, what their columns mean (md), or a report with plots.
 
     Example: emstream export runs/Au.zarr Au.mp4
     """
     from emstream.export import export as write
 
-    options = {"fps": fps, "canvas": canvas}
+    options = {"fps": fps, "canvas": canvas, "table": table}
     typer.echo(str(write(run, out, **{k: v for k, v in options.items() if v is not None})))
+
+
+@app.command()
+def kinetics(run: Path, as_json: AsJson = False) -> None:
+    """Counts, sizes and laws of a run with their uncertainty: coarsening exponent, ripening against coalescence.
+
+    Example: emstream kinetics runs/Au.zarr --json
+    """
+    from emstream.export.kinetics import told
+
+    rows = told(run)
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+    else:
+        for row in rows:
+            typer.echo(f"{row['quantity']:<48} {row['text']}")
 
 
 @app.command()

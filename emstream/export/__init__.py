@@ -13,17 +13,21 @@ KINDS = {  # suffix → room, function
     ".gif": ("movie", "gif"),
     ".csv": ("tables", "csv"),
     ".parquet": ("tables", "parquet"),
+    ".md": ("tables", "words"),
     ".html": ("report", "html"),
     ".htm": ("report", "html"),
     ".tif": ("stack", "tif"),
     ".tiff": ("stack", "tif"),
 }
 
+OPTIONS = {"fps": (".mp4", ".gif"), "canvas": (".tif", ".tiff"), "table": (".csv", ".parquet")}
+
 
 def export(run_path: str | Path, out_path: str | Path, **options: Any) -> Path:
-    """Write a run as what the suffix of `out_path` says: mp4, gif, csv, parquet, html or tif.
+    """Write a run as what the suffix of `out_path` says: mp4, gif, csv, parquet, md (the data dictionary), html or tif.
 
-    options : fps (movies): frames a second; canvas (tif): common or expand, see `stack.tif`
+    options : fps (movies): frames a second; canvas (tif): common or expand, see `stack.tif`; table (csv, parquet):
+              particles, tracks, events or kinetics
     returns : the file that was written
     raises  : NotARun, BadSettings (unknown suffix), EmstreamError (the run has no frame, or the place cannot be written)
     """
@@ -32,8 +36,9 @@ def export(run_path: str | Path, out_path: str | Path, **options: Any) -> Path:
     out = Path(out_path)
     if out.suffix.lower() not in KINDS:
         raise BadSettings(f"export cannot write {out.suffix or 'a file without suffix'}", f"use {', '.join(KINDS)}")
-    if "canvas" in options and KINDS[out.suffix.lower()][0] != "stack":
-        raise BadSettings(f"a canvas for {out.suffix}", "only a tif has one")
+    for option, suffixes in OPTIONS.items():
+        if option in options and out.suffix.lower() not in suffixes:
+            raise BadSettings(f"--{option} for {out.suffix}", f"only {', '.join(suffixes)} have one")
     run = Run(run_path)
     if run.n == 0:
         raise EmstreamError(f"{run_path} holds no frame yet")
