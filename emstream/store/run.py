@@ -131,7 +131,7 @@ class Run:
     def pyramid(self, labels: bool = False) -> list[da.Array]:
         """Every level of the frames or the labels, (t, y, x), finest first, all of the same number of frames."""
         n, levels = self.n, range(self.levels)
-        return [self._lazy(f"{LABELS}/{k}" if labels else str(k))[:n] for k in levels]
+        return [self._lazy(f"labels/particles/{k}" if labels else str(k))[:n] for k in levels]
 
     @property
     def shifts(self) -> da.Array:
