@@ -48,6 +48,8 @@ def main() -> None:
     except EmstreamError as err:
         print(f"emstream: {err}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def _settings(config: Path | None, sets: Sequence[str] | None, **chosen: Any) -> Settings:
@@ -218,26 +220,52 @@ def info(
 @app.command()
 def reprocess(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT… OUT", help="Stacks or runs, then the folder for the new runs.")
+        list[str],
+        typer.Argument(metavar="INPUT… OUT", help="Stacks, camera files or runs, then the folder for the new runs."),
     ],
     cluster: Cluster = "local",
     model: Model = None,
     align: Annotated[str, typer.Option(help="again: estimate the drift anew; keep: use the stored shifts.")] = "again",
     workers: Annotated[int, typer.Option(help="Worker processes; 0 = as many as fit.")] = 0,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Frames that cannot be read become blank ones instead of an error.")
+    ] = False,
+    in_place: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="labels NAME",
+            help="No OUT: add labels NAME, and tables/NAME, to each INPUT, which is a run; its other labels stay.",
+        ),
+    ] = None,
+    select: Annotated[
+        str | None, typer.Option(metavar="AXIS=INDEX,…", help="Of Zarr stacks: where axes beside t, y, x are held.")
+    ] = None,
+    pixel_size: Annotated[
+        str | None, typer.Option(metavar="NM[,NM]", help="nm per px, or y,x; of archives that do not tell.")
+    ] = None,
     config: ConfigFile = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """An archived Zarr stack (a run, any OME-Zarr, a plain Zarr array) or a camera file becomes a run, on dask.
 
+    The same command again goes on where it was stopped; of a run that is finished it verifies every block.
+
     Example: emstream reprocess old/run.zarr new/ --model classical
     """
     from emstream.jobs import reprocess as job
 
-    if len(inputs) < 2:
+    if in_place is not None and in_place[0] != "labels":
+        raise BadSettings(f"--in-place {in_place[0]!r}", "there is --in-place labels NAME")
+    if in_place is None and len(inputs) < 2:
         raise BadSettings("reprocess needs INPUT… and OUT", "emstream reprocess old.zarr new/")
-    settings = _settings(config, sets, segment__model=model)
-    _print(job.reprocess(inputs[:-1], inputs[-1], settings, cluster=cluster, align=align, workers=workers), as_json)
+    settings = _settings(config, sets, segment__model=model, source__select=select, source__pixel_size_nm=pixel_size)
+    given, out = (inputs, None) if in_place is not None else (inputs[:-1], Path(inputs[-1]))
+    labels = None if in_place is None else in_place[1]
+    rows = job.reprocess(
+        given, out, settings, cluster=cluster, align=align, workers=workers, skip_bad=skip_bad, labels=labels
+    )
+    _print(rows, as_json)
 
 
 @app.command()

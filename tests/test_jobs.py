@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,10 +13,10 @@ import tifffile
 import zarr
 
 from emstream import simulate
-from emstream.config import load
+from emstream.config import Settings, load
 from emstream.errors import BadSettings, SourceMissing
 from emstream.jobs.cluster import client
-from emstream.jobs.reprocess import one, reprocess
+from emstream.jobs.reprocess import reprocess
 from emstream.jobs.train import train
 from emstream.store import Run
 
@@ -25,6 +26,12 @@ SETTINGS = load(env={}, sets=["segment.model=classical"])
 @pytest.fixture(scope="module")
 def movie() -> simulate.Movie:
     return simulate.movie(12, (128, 128), particles=5, diameter=(14, 26), contrast=(0.3, 0.4), dose=60, seed=4)
+
+
+def one(path: Path, out: Path, settings: Settings, **how: Any) -> dict[str, Any]:
+    """One archive, in this process."""
+    (row,) = reprocess([path], out, settings, cluster="here", **how)
+    return row
 
 
 def drift_error(run: Run, movie: simulate.Movie) -> float:
@@ -43,15 +50,15 @@ def test_a_camera_file_becomes_a_run_on_a_dask_worker(movie: simulate.Movie, tmp
 
 def test_a_plain_zarr_array_becomes_a_run(movie: simulate.Movie, tmp_path: Path) -> None:
     zarr.save_array(tmp_path / "stack.zarr", movie.frames)
-    assert one(str(tmp_path / "stack.zarr"), str(tmp_path / "new"), SETTINGS)["frames"] == len(movie)
+    assert one(tmp_path / "stack.zarr", tmp_path / "new", SETTINGS)["frames"] == len(movie)
     assert drift_error(Run(tmp_path / "new" / "stack.zarr"), movie) < 0.3
 
 
 def test_a_run_is_segmented_again_and_the_old_one_stays(movie: simulate.Movie, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "cam.tif", movie.frames)
-    one(str(tmp_path / "cam.tif"), str(tmp_path / "a"), load(env={}, sets=["segment.enabled=false"]))
+    one(tmp_path / "cam.tif", tmp_path / "a", load(env={}, sets=["segment.enabled=false"]))
     before = (tmp_path / "a" / "cam.zarr" / "zarr.json").read_bytes()
-    one(str(tmp_path / "a" / "cam.zarr"), str(tmp_path / "b"), SETTINGS)
+    one(tmp_path / "a" / "cam.zarr", tmp_path / "b", SETTINGS)
     again = Run(tmp_path / "b" / "cam.zarr")
     assert again.n == len(movie)
     assert again.column("particles").min() > 0
@@ -62,12 +69,12 @@ def test_a_run_is_segmented_again_and_the_old_one_stays(movie: simulate.Movie, t
 def test_frames_that_are_aligned_already_stay_where_they_are(movie: simulate.Movie, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "cam.tif", movie.frames)
     plain = load(env={}, sets=["segment.enabled=false"])
-    one(str(tmp_path / "cam.tif"), str(tmp_path / "a"), plain)
-    kept = dataclasses.replace(plain, align=dataclasses.replace(plain.align, enabled=False))
-    one(str(tmp_path / "a" / "cam.zarr"), str(tmp_path / "b"), kept)
+    one(tmp_path / "cam.tif", tmp_path / "a", plain)
+    one(tmp_path / "a" / "cam.zarr", tmp_path / "b", plain, align="keep")
     before, after = Run(tmp_path / "a" / "cam.zarr"), Run(tmp_path / "b" / "cam.zarr")
     assert np.abs(before.column("shift")).max() > 1
     assert np.array_equal(before.frames.compute(), after.frames.compute())
+    assert np.array_equal(before.column("shift"), after.column("shift"))
 
 
 def test_a_model_is_trained_on_a_worker_and_segments(tmp_path: Path) -> None:

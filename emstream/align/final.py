@@ -14,6 +14,7 @@ running reference before the path is laid through it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -102,6 +103,38 @@ def corrections(links: Sequence[Link], n: int, keyframe: int, t: int, walk_px: f
     links : between n keyframes of `keyframe` frames; each distrusted as far as it is off the others
     """
     centre = (np.arange(n) + 0.5) * keyframe - 0.5
+    c = _agreement(links, n, walk_px)
+    c -= c.mean(axis=0)
+    return np.stack([np.interp(np.arange(t), centre, c[:, axis]) for axis in (0, 1)], axis=1)
+
+
+def agreed(links: Sequence[Link], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where n keyframes lie, by the links between them.
+
+    links   : `shift` of each is where b's canvas lies on a's; a < b
+    returns : (n, 2) px, the first of each group at nought; (n,) int64, which group each belongs to: nothing links two
+              groups. Groups are numbered in the order of their first keyframes
+    """
+    group, first = np.arange(n), np.zeros((n, 2))
+    for link in sorted(links, key=lambda link: (link.b, link.b - link.a)):  # the nearest that is linked leads
+        if group[link.b] == link.b:
+            group[link.b], first[link.b] = group[link.a], first[link.a] + link.shift
+    for link in links:  # groups that only a later link joins
+        a, b = group[link.a], group[link.b]
+        if a != b:
+            low, high = min(a, b), max(a, b)
+            moved = first[link.a] + link.shift - first[link.b]
+            first[group == high] += moved if high == b else -moved
+            group[group == high] = low
+    if links:
+        rest = [Link(k.a, k.b, k.shift - (first[k.b] - first[k.a]), k.noise) for k in links]
+        first = first + _agreement(rest, n, math.inf)
+    names, number = np.unique(group, return_inverse=True)
+    return first - first[names][number], number.astype(np.int64)
+
+
+def _agreement(links: Sequence[Link], n: int, walk_px: float) -> np.ndarray:
+    """Places (n, 2) px near nought at which the links disagree least; each distrusted as far as it is off the others."""
     c, weight = np.zeros((n, 2)), np.ones(len(links))
     info = np.linalg.inv(np.array([link.noise for link in links]))
     a, b = np.array([link.a for link in links]), np.array([link.b for link in links])
@@ -110,16 +143,16 @@ def corrections(links: Sequence[Link], n: int, keyframe: int, t: int, walk_px: f
     for _ in range(ROUNDS):
         ab, rhs = np.zeros((width + 1, 2 * n)), np.zeros(2 * n)
         ab[0] += TETHER
-        for k in range(n - 1):
-            _couple(ab, rhs, k, k + 1, np.eye(2) / walk_px**2, np.zeros(2))
+        if math.isfinite(walk_px):
+            for k in range(n - 1):
+                _couple(ab, rhs, k, k + 1, np.eye(2) / walk_px**2, np.zeros(2))
         for k in range(len(links)):
             _couple(ab, rhs, int(a[k]), int(b[k]), info[k] * weight[k], d[k])
         c = solveh_banded(ab, rhs, lower=True).reshape(n, 2)
         off = c[b] - c[a] - d
         far = np.sqrt(np.einsum("li,lij,lj->l", off, info, off))
         weight = np.minimum(1.0, FAR / np.maximum(far, 1e-12))
-    c -= c.mean(axis=0)
-    return np.stack([np.interp(np.arange(t), centre, c[:, axis]) for axis in (0, 1)], axis=1)
+    return c
 
 
 def _couple(ab: np.ndarray, rhs: np.ndarray, a: int, b: int, info: np.ndarray, d: np.ndarray) -> None:

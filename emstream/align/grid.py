@@ -66,8 +66,8 @@ def bin_factor(frame: tuple[int, int], longest: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def make_grid(frame: tuple[int, int], longest: int, xp: Any) -> Grid:
-    """The grid for frames of this shape; made once."""
+def make_grid(frame: tuple[int, int], longest: int, xp: Any, taper: float = TAPER) -> Grid:
+    """The grid for frames of this shape; made once. `taper` is the share of the window's sides that is not flat."""
     b = bin_factor(frame, longest)
     gy, gx = (int(scipy.fft.prev_fast_len(n // b, real=True)) for n in frame)
     fy = np.fft.fftfreq(gy).astype(np.float32)
@@ -83,7 +83,7 @@ def make_grid(frame: tuple[int, int], longest: int, xp: Any) -> Grid:
     weight = np.broadcast_to(twice, q.shape).ravel().astype(np.float32)
     ring_n = np.bincount(ring.ravel(), weight, n)
     ring_q = np.bincount(ring.ravel(), q.ravel() * weight, n) / np.maximum(ring_n, 1)
-    window = np.outer(_tapered(gy), _tapered(gx)).astype(np.float32)
+    window = np.outer(_tapered(gy, taper), _tapered(gx, taper)).astype(np.float32)
     return Grid(
         frame=frame,
         shape=(gy, gx),
@@ -104,9 +104,9 @@ def make_grid(frame: tuple[int, int], longest: int, xp: Any) -> Grid:
     )
 
 
-def _tapered(n: int) -> np.ndarray:
+def _tapered(n: int, taper: float) -> np.ndarray:
     """Tukey's window of n points, none of them 0 (scipy's, whose import costs as much as all the rest)."""
-    edge = TAPER * (n + 1) / 2
+    edge = taper * (n + 1) / 2
     k = np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1))
     return np.where(k < edge, 0.5 - 0.5 * np.cos(np.pi * k / edge), 1.0)
 

@@ -253,10 +253,10 @@ def _seen(drift: DriftState, pixels: Array) -> Seen:
     """What `follow` compares of a frame, made again."""
     from emstream.align import weight as spectra
     from emstream.align.clean import clean
-    from emstream.align.series import _contrast
+    from emstream.align.series import contrast
 
     grid = drift.grid
     _, x, dose = clean(drift.cleaner, pixels, grid, find=False)
-    x = _contrast(x, dose, grid.xp)
+    x = contrast(x, dose, grid.xp)
     x = (x - (x * grid.window).sum() / grid.window.sum()) * grid.window
     return Seen(spectra.transform(x, grid), grid.window, np.full((2, 2), np.inf))

@@ -111,11 +111,11 @@ def follow(
     cleaner, blank = is_blank(cleaner, dose, o.dose_low, o.dose_high)
     state = replace(state, cleaner=cleaner, frame=state.frame + 1, seen=None)
     if state.canvas.count == 0:
-        return _first(state, _contrast(x, dose, grid.xp), dose, Status(0))
+        return _first(state, contrast(x, dose, grid.xp), dose, Status(0))
     state = replace(state, track=predict(state.track, o.drift_noise_px, dt))
     if blank or float(x.max()) == float(x.min()):
         return _predicted(state, Status.BLANK, dose)
-    return _measured(state, _contrast(x, dose, grid.xp), dose, exclude)
+    return _measured(state, contrast(x, dose, grid.xp), dose, exclude)
 
 
 def placed(state: DriftState, shift: tuple[float, float], anchor: int) -> DriftState:
@@ -127,7 +127,7 @@ def placed(state: DriftState, shift: tuple[float, float], anchor: int) -> DriftS
     return replace(state, base=(state.base[0] - shift[0], state.base[1] - shift[1]), anchor=anchor)
 
 
-def _contrast(x: Array, dose: float, xp: Any) -> Array:
+def contrast(x: Array, dose: float, xp: Any) -> Array:
     """Counts relative to their mean, so that the beam's brightness does not matter."""
     scale = dose if dose > 0 else 0.0
     if scale < 0.02 * float(abs(x).max()):

@@ -1,7 +1,7 @@
 """What happens to one frame: place, segment, measure, link. Pure; a live lane and an offline block do the same to it.
 
 `lane` takes these steps frame by frame as a camera gives them: where a frame lies is known from the frames before it.
-`jobs.block` takes them over a block of an archive: where a frame lies is known from all frames. Nothing else differs.
+`blocks` takes them over a block of an archive: where a frame lies is known from all frames. Nothing else differs.
 """
 
 from __future__ import annotations
@@ -58,13 +58,25 @@ def place(
     confidence: float,
     anchor: int,
     status: int,
+    shown: Rect | None = None,
 ) -> Aligned:
     """The frame moved onto its anchor.
 
     pixels : of the frame, (y, x), on the device · shift : (dy, dx) px
+    shown  : what the frame really holds, in its own coordinates; None = all of it
     """
     moved, valid = align.move(pixels, shift, mode=steps.align.resample)
+    if shown is not None:
+        dy, dx = align.whole(shift)
+        y0, y1, x0, x1 = shown
+        valid = common(valid, (y0 + dy, y1 + dy, x0 + dx, x1 + dx))
     return Aligned(frame, moved, shift, confidence, anchor, status, valid)
+
+
+def common(a: Rect, b: Rect) -> Rect:
+    """What two rectangles share; (0, 0, 0, 0) when that is nothing."""
+    y0, y1, x0, x1 = max(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), min(a[3], b[3])
+    return (y0, y1, x0, x1) if y1 > y0 and x1 > x0 else (0, 0, 0, 0)
 
 
 def look(steps: Steps, references: Mapping[str, Array], aligned: Aligned) -> Callable[[], Labelled]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from emstream import align
 from emstream.errors import FrameOutOfRange, NotComplete, UnreadableFile
-from emstream.messages import Frame, Origin, PixelSize
+from emstream.messages import Frame, Origin, PixelSize, Rect
 from emstream.source import SourceOptions, size_given
 from emstream.source.formats import FrameSource, open_source
 from emstream.source.formats.place import Place, Url, place
@@ -183,9 +183,16 @@ class OpenInput:
                     pixels[i - start] = 0
                     bad.append(Bad(i, str(err) if f"frame {i}" in str(err) else f"frame {i} of {self._at}: {err}"))
         if self._shifts is not None:
-            for k, (dy, dx) in enumerate(np.rint(self._shifts[start:stop])):
+            for k, (dy, dx) in enumerate(self._whole(start, stop)):
                 pixels[k] = align.move(pixels[k], (-float(dy), -float(dx)))[0]
         return pixels, bad
+
+    def shown(self, start: int, stop: int) -> list[Rect] | None:
+        """What each frame really holds, y0, y1, x0, x1; None: everything. The rest left the frame when a run stored it."""
+        if self._shifts is None:
+            return None
+        shape = self.archive.shape
+        return [align.covered(shape, (-float(dy), -float(dx))) for dy, dx in self._whole(start, stop)]
 
     def times(self, start: int, stop: int) -> np.ndarray:
         """(stop - start,) float64, seconds since 1970: what the archive tells of each frame, else counted on from its
@@ -196,6 +203,11 @@ class OpenInput:
         began = self.archive.mtime_ns * 1e-9
         told = (self._source.frame_time(i) for i in range(start, stop))
         return np.array([began + i / (fps or 1) if t is None else t for i, t in enumerate(told, start)], np.float64)
+
+    def _whole(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """By how many whole px each frame was moved when it was stored."""
+        assert self._shifts is not None
+        return [align.whole((float(dy), float(dx))) for dy, dx in self._shifts[start:stop]]
 
     def column(self, name: str) -> np.ndarray:
         """A column of a run's `frames/`: shift, final_shift, confidence, status …, one row for each frame.

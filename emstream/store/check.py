@@ -20,6 +20,7 @@ from emstream.store.layout import COLUMNS, LABELS, chunk_name
 from emstream.store.ledger import read_frames
 from emstream.store.origins import read_origins
 from emstream.store.run import Run
+from emstream.store.shards import JOURNAL, read_journal, wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ def check(path: Path | str, progress: Callable[[int, int], None] | None = None) 
         except (KeyError, ValueError, RuntimeError) as error:
             problems.append(Problem(f"frames/{name}", None, f"cannot be read: {_first_line(error)}"))
     status = columns.get("status", np.zeros(n, np.uint8))
-    arrays = _arrays(run)
+    arrays = {name: _Pixels(array) for name, array in _arrays(run).items()}
+    problems.extend(_shards(run))
     chunks = 0
     for i in range(n):
         row = rows.get(i)
@@ -153,14 +155,48 @@ def _expected(name: str, row: Mapping[str, Any] | None) -> int | None:
     return None if row is None or key is None else row.get(key)
 
 
-def _chunk(root: Path, name: str, array: zarr.Array, i: int, checksum: int | None) -> Iterator[Problem]:
+class _Pixels:
+    """An array read frame by frame; of a sharded one a row of tiles is read at a time."""
+
+    def __init__(self, array: zarr.Array) -> None:
+        self.per_frame = array.shards is None and array.chunks[0] == 1
+        self._array, self._rows = array, array.chunks[0]
+        self._first, self._held = -1, np.empty(0)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Frame i, (y, x); raises what the codecs raise for broken bytes."""
+        if self._rows == 1:
+            return np.asarray(self._array[i])
+        first = i - i % self._rows
+        if first != self._first:
+            self._first = -1
+            self._held = np.asarray(self._array[first : first + self._rows])
+            self._first = first
+        return self._held[i - first]
+
+
+def _shards(run: Run) -> Iterator[Problem]:
+    """The files of a sharded run, and of its further sets of labels, are those that were written."""
+    folders = [
+        run.path / "tables",
+        *(run.path / "tables" / name for name in run.label_names if name != "particles"),
+    ]
+    sharded = bool(run.attrs.get("layout", {}).get("shard"))
+    for folder in folders:
+        if sharded and folder == folders[0] and not (folder / JOURNAL).is_file():
+            yield Problem(str(folder.relative_to(run.path)), None, f"{JOURNAL} is missing: no checksums of the shards")
+        for line in read_journal(folder):
+            if what := wrong(run.path, line):
+                yield Problem(str(line["array"]), None, f"block {line['shard']}: {what}")
+
+
+def _chunk(root: Path, name: str, array: _Pixels, i: int, checksum: int | None) -> Iterator[Problem]:
     """One frame of one array: there, whole, and with the checksum it was stored with."""
-    per_frame = array.shards is None and array.chunks[0] == 1
-    if per_frame and not (root / name / chunk_name(i)).is_file():
+    if array.per_frame and not (root / name / chunk_name(i)).is_file():
         yield Problem(name, i, "chunk is missing")
         return
     try:
-        pixels = np.asarray(array[i])
+        pixels = array[i]
     except (ValueError, RuntimeError, OSError) as error:
         yield Problem(name, i, f"chunk is damaged: {_first_line(error)}")
         return

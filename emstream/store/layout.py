@@ -10,6 +10,11 @@
 
 Each frame is one chunk, `c.SLOT.0.0`, compressed and closed by its crc32c. The first number of an array's shape is how
 many frames a reader may trust; it is the only thing in the metadata that changes while a run grows.
+
+A run that `reprocess` made is sharded: one file, `c.BLOCK.0.0`, holds `shard` frames of an array as tiles of
+SHARD_INNER frames of SHARD_TILE² px, each closed by its crc32c (Zarr's sharding_indexed codec), so that a frame and
+the course of one pixel in time are both read without the rest. Further labels lie beside `particles`, as labels/NAME,
+with their tables under tables/NAME/. tables/shards.jsonl has the checksum of every shard.
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ LABELS = "labels/particles"
 LARGEST_TOP = 256  # px: levels are added until the frame is no larger
 COLUMN_CHUNK = 4096  # rows of a column in one chunk file
 CRC = {"name": "crc32c"}
+SHARD_INNER = 8  # frames in a tile
+SHARD_TILE = 256  # px a side of a tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class Layout:
     dtype: str  # the camera's, in native byte order
     compressor: str = "blosc-lz4"
     keep_raw: bool = False
+    shard: int = 0  # frames in one file of an array, a multiple of SHARD_INNER; 0 = each frame is a file
 
     @property
     def levels(self) -> list[tuple[int, int]]:
@@ -90,7 +98,20 @@ class Layout:
             attributes = {"description": column.doc}
             return _array((n, *tail), (COLUMN_CHUNK, *tail), column.dtype, column.fill, "none", names, attributes)
         size, dtype = self.images()[path]
-        return _array((n, *size), (1, *size), dtype, 0, self.compressor_of(path), ["t", "y", "x"], {})
+        return self.image(n, size, dtype, self.compressor_of(path))
+
+    def image(self, n: int, size: tuple[int, int], dtype: str, compressor: str) -> dict[str, Any]:
+        """The `zarr.json` of a (t, y, x) array of n frames of this size."""
+        document = _array((n, *size), (1, *size), dtype, 0, compressor, ["t", "y", "x"], {})
+        if self.shard:
+            tile = tile_of(size)
+            whole = [self.shard, *(-(-s // t) * t for s, t in zip(size, tile[1:]))]
+            document["chunk_grid"]["configuration"]["chunk_shape"] = whole
+            little = {"name": "bytes", "configuration": {"endian": "little"}}
+            inner = {"chunk_shape": list(tile), "codecs": document["codecs"], "index_codecs": [little, CRC]}
+            inner["index_location"] = "end"
+            document["codecs"] = [{"name": "sharding_indexed", "configuration": inner}]
+        return document
 
     def compressor_of(self, path: str) -> str:
         """What compresses a (t, y, x) array. Labels are flat: zstd makes them far smaller than blosc-lz4, and sooner."""
@@ -136,6 +157,11 @@ def label_group(
 def labels_group(versions: Sequence[str] = ()) -> dict[str, Any]:
     """The `zarr.json` that lists the label images."""
     return _group({"ome": {"version": "0.5", "labels": ["particles", *versions]}})
+
+
+def tile_of(size: tuple[int, int]) -> tuple[int, int, int]:
+    """(frames, y, x) of the tiles of a sharded array whose frames are of this size."""
+    return SHARD_INNER, min(SHARD_TILE, size[0]), min(SHARD_TILE, size[1])
 
 
 def chunk_name(slot: int) -> str:

@@ -48,6 +48,11 @@ class Origins:
         replace(self.path, map(_lines, rows))
 
 
+def write_origins(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The journal of a run that is written at once; rows may say more than those of a ledger, labels_crc32c for one."""
+    replace(path, b"".join(json.dumps(dict(row)).encode() + b"\n" for row in rows))
+
+
 def read_origins(path: Path) -> list[dict[str, Any]]:
     """The lines of a journal, in order of slots; a torn last line is left out, a repeated slot counts once."""
     rows: dict[int, dict[str, Any]] = {}

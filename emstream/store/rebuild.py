@@ -20,6 +20,7 @@ from emstream.store.columns import model_key
 from emstream.store.layout import dumps
 from emstream.store.origins import read_origins
 from emstream.store.run import Run
+from emstream.store.shards import JOURNAL
 
 log = logging.getLogger("emstream.store")
 _MADE = ("format", "pixel_size_nm", "time_sampling", "note")  # attributes that the writer makes itself
@@ -36,6 +37,8 @@ def rebuild(db: sqlite3.Connection, out: Path) -> tuple[str, ...]:
     for path in out.glob("*.zarr"):
         try:
             run = Run(path)
+            if (path / "tables" / JOURNAL).is_file():
+                continue  # made by reprocess: no ledger knows it, and no daemon goes on with it
             found.append((str(run.attrs.get("started", "")), len(run.name), run.name, run))
         except (EmstreamError, KeyError):
             continue  # another program's, or one that was never published

@@ -21,6 +21,7 @@ from emstream.store.ledger import FOLDER, Ledger
 from emstream.store.pyramid import label_levels, levels
 from emstream.store.rebuild import compressor_of
 from emstream.store.run import Run
+from emstream.store.shards import JOURNAL
 from emstream.store.writer import RunWriter
 
 Again: TypeAlias = Callable[[Mapping[str, Any]], np.ndarray]  # a row of the ledger -> the frame as the camera wrote it
@@ -39,6 +40,8 @@ def repair(path: Path | str, again: Again, progress: Callable[[int, int], None] 
     A frame counts as repaired only when its pixels have the checksum that was kept when it was stored.
     """
     path = Path(path)
+    if (path / "tables" / JOURNAL).is_file():
+        raise NotARun(f"{path} was made by reprocess", "the same emstream reprocess again writes anew what is damaged")
     with ExitStack() as held:
         before = list(check(path).problems)
         if (path.parent / FOLDER / "ledger.sqlite").is_file():

@@ -1,0 +1,355 @@
+"""Archives in blocks: how well they are aligned, how they scale, what they need, and what kills do to them.
+
+python benchmarks/bench_reprocess.py drift [--seeds N]     errors beside the causal ones and a pairwise banded solver
+python benchmarks/bench_reprocess.py scale                 two workers beside one; what the scheduler costs
+python benchmarks/bench_reprocess.py memory                the most that a worker held, short and long
+python benchmarks/bench_reprocess.py kills [--kills N]     workers and the scheduler killed at random; same bytes?
+python benchmarks/bench_reprocess.py paper                 costs of a block, and what they mean for 10 million frames
+
+Error: 2-D rms px from frame 8 on, the mean error removed; truth from the simulator. Seeds are pooled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from align_scenes import Scene, shifted_in_fourier, simulated
+from pairwise import solve as pairwise
+
+from emstream import align
+from emstream.config import Settings, load
+from emstream.jobs import block as tasks
+from emstream.jobs import job as sizes
+from emstream.jobs import reprocess as jobs
+from emstream.jobs.cluster import client
+from emstream.jobs.reprocess import reprocess
+from emstream.jobs.waves import Here, Workers
+from emstream.source.archive import look
+from emstream.store import Run
+
+SETTINGS = load(env={})
+FIRST = 8
+
+
+# ---- drift -------------------------------------------------------------------------------------------------------
+
+
+def error(shifts: np.ndarray, truth: np.ndarray) -> float:
+    off = shifts - truth
+    off = off - off[FIRST:].mean(axis=0)
+    return float((off[FIRST:] ** 2).sum(axis=1).mean())
+
+
+def archive_of(frames: list[np.ndarray], path: Path, pixel_size_nm: float | None = None) -> Path:
+    array = zarr.create_array(
+        path, shape=(len(frames), *frames[0].shape), chunks=(1, *frames[0].shape), dtype=frames[0].dtype
+    )
+    for i, frame in enumerate(frames):
+        array[i] = frame
+    return path
+
+
+def in_blocks(frames: list[np.ndarray], settings: Settings) -> np.ndarray:
+    """Shifts as a reprocessed run has them."""
+    with tempfile.TemporaryDirectory(prefix="emstream-bench-") as folder:
+        path = archive_of(frames, Path(folder) / "movie.zarr")
+        reprocess([path], Path(folder) / "out", settings, cluster="here")
+        return Run(Path(folder) / "out" / "movie.zarr").column("shift")
+
+
+def causal(scene: Scene, frames: list[np.ndarray], labelled: bool) -> np.ndarray:
+    state, found = align.start(frames[0].shape, frames[0].dtype), []
+    for i, frame in enumerate(frames):
+        mask = None
+        if labelled and scene.labels is not None and i:
+            mask = align.move(scene.labels(i - 1), found[-1])[0] > 0
+        state, e = align.follow(state, frame, exclude=mask)
+        found.append((float(e.shift[0]), float(e.shift[1])))
+    return np.array(found)
+
+
+def drift(seeds: range, frames: int) -> None:
+    plain = load(env={}, sets=["segment.enabled=false", "store.fsync=false"])
+    rows: list[tuple[str, Callable[[int], Scene], bool]] = [
+        (f"{dose:g} e/px", lambda s, d=dose: simulated(frames, s, dose=d), False) for dose in (20.0, 4.0, 1.0, 0.5)
+    ]
+    rows += [
+        (f"{d:g} e/px, second family", lambda s, d=d: shifted_in_fourier(frames, s, dose=d), False) for d in (20.0, 4.0)
+    ]
+    rows += [
+        ("57 px jump, 4 e/px", lambda s: simulated(frames, s, "jump", dose=4.0), False),
+        (
+            "hot pixels 1e-4, pattern 3 %, 4 e/px",
+            lambda s: simulated(frames, s, dose=4.0, hot=1e-4, gain_rms=0.03),
+            False,
+        ),
+    ]
+    print(f"{len(seeds)} seeds, 512², {frames} frames, blocks of {sizes.FRAMES}; 2-D rms px\n")
+    print("| scene | causal | in blocks | ratio | pairwise, banded | to it |\n|---|---|---|---|---|---|")
+    for name, make, labelled in rows:
+        sums = np.zeros(3)
+        for seed in seeds:
+            scene = make(seed)
+            shown = list(scene.frames())
+            found = causal(scene, shown, labelled), in_blocks(shown, plain), pairwise(shown)
+            sums += [error(f, scene.shift) for f in found]
+        c, b, p = np.sqrt(sums / len(seeds))
+        print(f"| {name} | {c:.3f} | {b:.3f} | {b / c:.2f} | {p:.3f} | {p / b:.1f} × |", flush=True)
+
+
+# ---- scale, memory -----------------------------------------------------------------------------------------------
+
+
+def movie(n: int, size: int, path: Path, dose: float = 8.0) -> Path:
+    """An archive of n frames that take little to make: eight that come again, moved."""
+    few = list(simulated(8, 3, shape=(size, size), dose=dose).frames())
+    return archive_of([np.roll(few[i % 8], (i // 8, -(i // 8)), (0, 1)) for i in range(n)], path)
+
+
+def nothing(job: Any, blocks: list[int]) -> list[dict[str, int]]:
+    return [{"block": k} for k in blocks]
+
+
+def scale(n: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="emstream-bench-") as folder:
+        path = movie(n, 512, Path(folder) / "movie.zarr")
+        took = {}
+        for workers in (1, 2):
+            with Workers(lambda w=workers: client("local", w, SETTINGS)) as hands:
+                job = jobs._run_job(look(path), Path(folder) / f"out{workers}", SETTINGS, "again", "bench")
+                hands.run(loaded, [(job, i) for i in range(4 * workers)])
+                begin = time.perf_counter()
+                jobs._led(job, hands, False)
+                took[workers] = time.perf_counter() - begin
+                print(f"{workers} worker(s): {took[workers]:.1f} s, {n / took[workers]:.1f} frames/s", flush=True)
+                if workers == 2:
+                    calls = [(job, [k]) for k in range(2000)]
+                    begin = time.perf_counter()
+                    hands.run(nothing, calls)
+                    each = (time.perf_counter() - begin) / len(calls) * 1e3
+                    per_block = 2 + 4 / jobs.PAIRS
+                    print(
+                        f"an empty task: {each:.2f} ms; {per_block:.2f} tasks a block: {each * per_block:.2f} ms a block"
+                    )
+        print(f"two workers: {took[1] / took[2]:.2f} × one")
+
+
+def loaded(job: Any, i: int) -> int:
+    """A worker warmed up."""
+    steps = tasks.steps_of(job)
+    if steps.segmenter is not None:
+        steps.segmenter.warm_up(job.archive.shape)
+        steps.segmenter.reset()
+    time.sleep(0.5)
+    return os.getpid()
+
+
+def peak(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def now(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory(size: int) -> None:
+    print("| frames | block, MB | before, MB | most, MB | most - before, in blocks |\n|---|---|---|---|---|")
+    for n in (128, 512):
+        with tempfile.TemporaryDirectory(prefix="emstream-bench-") as folder:
+            path = movie(n, size, Path(folder) / "movie.zarr")
+            with Workers(lambda: client("local", 1, SETTINGS)) as hands:
+                job = jobs._run_job(look(path), Path(folder) / "out", SETTINGS, "again", "bench")
+                (pid,) = hands.run(loaded, [(job, 0)])
+                before = now(pid)
+                jobs._led(job, hands, False)
+                most, block = peak(pid), job.frames * size * size * 2
+            print(
+                f"| {n} | {block / 2**20:.0f} | {before / 2**20:.0f} | {most / 2**20:.0f} | {(most - before) / block:.2f} |",
+                flush=True,
+            )
+
+
+# ---- kills -------------------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """A scheduler and two workers as processes of their own, started again when they are killed, as a supervisor does."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.random = folder, random.Random(seed)
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.kills: list[str] = []
+        self._stop = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+
+    @property
+    def address(self) -> str:
+        return f"tcp://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Cluster:
+        self._keeper.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._keeper.join()
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+
+    def kill(self) -> None:
+        name = self.random.choice(["scheduler", "worker-0", "worker-1", "worker-0", "worker-1"])
+        process = self.running.get(name)
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            self.kills.append(name.partition("-")[0])
+
+    def _keep(self) -> None:
+        while not self._stop.wait(0.2):
+            for name in ("scheduler", "worker-0", "worker-1"):
+                old = self.running.get(name)
+                if old is None or old.poll() is not None:
+                    self.running[name] = self._start(name)
+
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
+        if name == "scheduler":
+            command = ["scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"]
+        else:
+            command = [
+                "worker",
+                self.address,
+                "--nthreads",
+                "1",
+                "--no-nanny",
+                "--no-dashboard",
+                "--death-timeout",
+                "30",
+            ]
+            command += ["--local-directory", str(self.folder)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_" + command[0], *command[1:]], **quiet)  # type: ignore[call-overload]
+
+
+def tree(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+
+
+def kills(n: int, frames: int, seed: int, size: int = 256, block: int = 16) -> None:
+    """`n` kills in one run of `frames` frames; the result beside that of an undisturbed one."""
+    sizes.FRAMES = block
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="emstream-kills-") as name:
+        folder = Path(name)
+        path = movie(frames, size, folder / "movie.zarr")
+        begin = time.monotonic()
+        reprocess([path], folder / "calm", SETTINGS, cluster="here")
+        calm = time.monotonic() - begin
+        with Cluster(folder, seed) as cluster:
+            done = threading.Event()
+
+            def strike() -> None:
+                while len(cluster.kills) < n and not done.wait(rng.uniform(0.3, 2.0) * max(4.0, calm / n)):
+                    cluster.kill()
+
+            striker = threading.Thread(target=strike, daemon=True)
+            begin = time.monotonic()
+            striker.start()
+            reprocess([path], folder / "killed", SETTINGS, cluster=cluster.address)
+            took = time.monotonic() - begin
+            done.set()
+            striker.join()
+            told = ", ".join(f"{cluster.kills.count(k)} × {k}" for k in ("worker", "scheduler"))
+        same = tree(folder / "calm" / "movie.zarr") == tree(folder / "killed" / "movie.zarr")
+        print(f"{frames} frames in {-(-frames // block)} blocks: {len(cluster.kills)} kills ({told}), {took:.0f} s "
+              f"beside {calm:.0f} s undisturbed in one process; all files equal: {same}")  # fmt: skip
+        if not same:
+            raise SystemExit(1)
+
+
+# ---- on paper ----------------------------------------------------------------------------------------------------
+
+
+class Timed(Here):
+    """Tasks in this process, their thread time and the size of what they return."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, list[float]] = {}
+        self.sent: dict[str, int] = {}
+
+    def run(self, task: Any, calls: Any, told: Any = lambda result: None) -> list[Any]:
+        results = []
+        for call in calls:
+            begin = time.thread_time()
+            results.append(task(*call))
+            self.spent.setdefault(task.__name__, []).append(time.thread_time() - begin)
+            size = len(pickle.dumps(results[-1])) + len(pickle.dumps(call[1:]))
+            self.sent[task.__name__] = self.sent.get(task.__name__, 0) + size
+            told(results[-1])
+        return results
+
+
+def paper(size: int, workers: int, total: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="emstream-bench-") as name:
+        path = movie(4 * sizes.FRAMES, size, Path(name) / "movie.zarr")
+        job = jobs._run_job(look(path), Path(name) / "out", SETTINGS, "again", "bench")
+        tasks.steps_of(job).segmenter.warm_up(job.archive.shape)  # type: ignore[union-attr]
+        hands = Timed()
+        begin = time.thread_time()
+        jobs._led(job, hands, False)
+        whole = time.thread_time() - begin
+        blocks, many = job.blocks, -(-total // job.frames)
+        spent = {k: sum(v) / blocks for k, v in hands.spent.items()}
+        lead = (whole - sum(map(sum, hands.spent.values()))) / blocks
+        group = -(-many * sizes.WAVES // sizes.MOST_TASKS)
+        links = -(-many * (1 + len(sizes.LAGS)) // max(jobs.PAIRS, -(-many * (1 + len(sizes.LAGS)) // 2000)))
+        print(
+            f"{size}² uint16, blocks of {job.frames} frames; thread time of a block, s; bytes to and from the scheduler\n"
+        )
+        print("| | a block | 10 million frames: tasks | on 1,000 workers, h |\n|---|---|---|---|")
+        for k, label in (("find_alone", "alone"), ("link_blocks", "links"), ("finish_blocks", "finish")):
+            count = links if k == "link_blocks" else -(-many // group)
+            hours = spent[k] * many / workers / 3600
+            print(f"| {label} | {spent[k]:.2f} s, {hands.sent[k] / blocks:.0f} B | {count} | {hours:.2f} |")
+        print(f"| place, in the leader | {lead * 1e3:.1f} ms | – | {lead * many / 3600:.2f} (one process) |")
+        print(f"| tracks and tables | {spent['finish']:.2f} s | 1 | {spent['finish'] * many / 3600:.1f} (one task) |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["drift", "scale", "memory", "kills", "paper"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--size", type=int, default=0)
+    args = parser.parse_args()
+    if args.what == "drift":
+        drift(range(101, 101 + args.seeds), args.frames or 128)
+    elif args.what == "scale":
+        scale(args.frames or 512)
+    elif args.what == "memory":
+        memory(args.size or 1024)
+    elif args.what == "kills":
+        kills(args.kills, args.frames or 512, seed=1)
+    else:
+        paper(args.size or 512, 1000, 10_000_000)

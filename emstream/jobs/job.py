@@ -1,0 +1,125 @@
+"""A job: one archive on its way to one run; how it is cut into blocks, and where its files lie meanwhile.
+
+    OUT/.emstream/jobs/ID/
+      job.json           what the job is; ID is made of it, so the same command finds its own work again
+      lock               held by the process that leads the job
+      alone/K.npz        block K by itself: where its frames lie, its keyframes
+      placed/K.npz       where block K lies among the others, and on which anchor
+      placed.json        all of them are there
+      done/K.json .npz   block K is written: its shards and their checksums; its columns and particles
+      run.zarr/          the run, moved to OUT/NAME.zarr when it is whole
+
+Each file appears whole or not at all, and says itself whether it is sound; what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emstream.config import Settings
+from emstream.source.archive import Input
+from emstream.store.layout import SHARD_INNER, Layout
+
+FRAMES = 64  # in a block, where memory allows
+BLOCK_BYTES = 512 << 20
+MOST_TASKS = 9000  # of a whole job: more blocks than that go to a task by turns, one after the other
+WAVES = 4  # passes over all blocks
+LAGS = (2, 4, 8)  # keyframes that are linked, besides each with the one before it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every task knows; small, and the same for all of them."""
+
+    id: str
+    archive: Input
+    settings: Settings
+    frames: int  # in a block
+    out: str  # folder of the runs
+    work: str  # this job's folder
+    run: str  # where the run is written
+    align: str  # again | keep
+    labels: str  # "particles", or the name of further labels of the run `run`, which is then only added to
+
+    @property
+    def n(self) -> int:
+        """Frames in all."""
+        return self.archive.frames
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.n // self.frames)
+
+    @property
+    def estimated(self) -> bool:
+        """Whether shifts are to be found."""
+        from emstream.pipeline.steps import SMALLEST
+
+        return self.align == "again" and self.settings.align.enabled and min(self.archive.shape) >= SMALLEST
+
+    @property
+    def layout(self) -> Layout:
+        store = self.settings.store
+        raw = store.keep_raw and self.labels == "particles"
+        return Layout(self.archive.shape, self.archive.dtype, store.compressor, raw, self.frames)
+
+    def span(self, k: int) -> tuple[int, int]:
+        """First frame of block k, and the one after its last."""
+        return k * self.frames, min(self.n, (k + 1) * self.frames)
+
+    def file(self, kind: str, k: int, suffix: str) -> Path:
+        return Path(self.work) / kind / f"{k:08d}{suffix}"
+
+    @property
+    def placed(self) -> Path:
+        """There once all blocks are placed; holds the links between anchors."""
+        return Path(self.work) / "placed.json"
+
+    def groups(self, blocks: list[int]) -> list[list[int]]:
+        """The blocks of each task, so that all waves together stay below MOST_TASKS."""
+        size = -(-self.blocks * WAVES // MOST_TASKS)
+        return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+
+
+def frames_in_a_block(archive: Input) -> int:
+    """A multiple of SHARD_INNER that depends on the archive alone, not on the machine: results depend on it.
+
+    About FRAMES, fewer when frames are large; where the archive keeps several frames in one chunk, whole chunks.
+    """
+    frame = int(np.prod(archive.shape)) * np.dtype(archive.dtype).itemsize
+    most = max(SHARD_INNER, min(FRAMES, BLOCK_BYTES // max(1, frame)) // SHARD_INNER * SHARD_INNER)
+    step = int(np.lcm(SHARD_INNER, max(1, archive.chunk)))
+    if step <= most:
+        return most // step * step
+    return step if step * frame <= BLOCK_BYTES else most
+
+
+def identity(archive: Input, settings: Settings, align: str, labels: str, model: str, version: str) -> dict[str, Any]:
+    """What makes a job this one: the same input, settings, model and version give the same run."""
+    told = settings.as_dict()
+    rooms = {room: told[room] for room in ("align", "measure", "segment", "source")}
+    return {
+        "input": archive.where,
+        "frames": archive.frames,
+        "shape": list(archive.shape),
+        "dtype": archive.dtype,
+        "stamp": [archive.size, archive.mtime_ns],
+        "pixel_size_nm": archive.pixel_size_nm,
+        "align": align,
+        "labels": labels,
+        "model": model,
+        "version": version,
+        "block": frames_in_a_block(archive),
+        "settings": rooms | {"store": {k: told["store"][k] for k in ("compressor", "keep_raw")}},
+    }
+
+
+def name_of(what: dict[str, Any]) -> str:
+    """Sixteen letters for an identity."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,63 @@
+"""How far a job is: a bar with the time left on a terminal, a log line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+log = logging.getLogger("emstream.jobs")
+TELL_EVERY_S = 10.0
+
+
+class Progress:
+    """One line of work after the other; `advance` as it goes."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._bar: Any = None
+        self._task: Any = None
+        self._stage, self._total, self._done = "", 0, 0
+        self._began = self._told = time.monotonic()
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
+            )  # fmt: skip
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def stage(self, name: str, total: int) -> None:
+        """The next piece of work, of `total` frames."""
+        self._stage, self._total, self._done, self._began = name, total, 0, time.monotonic()
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(f"{self._what}: {name}", total=total)
+
+    def advance(self, frames: int) -> None:
+        """So many more are done."""
+        self._done += frames
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, frames)
+            return
+        now = time.monotonic()
+        if now - self._told < TELL_EVERY_S and self._done < self._total:
+            return
+        self._told = now
+        left = (now - self._began) * (self._total - self._done) / max(1, self._done)
+        told = {"run": self._what, "frames": self._done, "of": self._total, "left_s": round(left)}
+        log.info(self._stage, extra=told)

@@ -1,0 +1,147 @@
+"""Tasks on a dask cluster that may lose its workers, or its scheduler, at any time: what is lost is asked again.
+
+That is safe because a task's result does not depend on who does it or how often, and cheap because what it wrote is
+verified and not done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol, TypeVar
+
+from emstream.errors import EmstreamError, JobFailed
+
+log = logging.getLogger("emstream.jobs")
+T = TypeVar("T")
+PATIENCE_S = 120.0  # for which a scheduler that went away is waited for, and for which nothing may come to an end badly
+AGAIN = 20  # times that a task may take its worker down with it
+
+
+class Hands(Protocol):
+    """Who does the tasks."""
+
+    def run(
+        self, task: Callable[..., T], calls: Sequence[tuple[Any, ...]], told: Callable[[T], None] = ...
+    ) -> list[T]: ...
+
+
+class Here:
+    """The same tasks in this process, one after the other."""
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def run(
+        self, task: Callable[..., T], calls: Sequence[tuple[Any, ...]], told: Callable[[T], None] = lambda result: None
+    ) -> list[T]:
+        """Every call's result, in their order; `told` of each as it comes."""
+        results = []
+        for call in calls:
+            results.append(task(*call))
+            told(results[-1])
+        return results
+
+
+class Workers:
+    """A cluster, opened when it is first needed, and again when it is lost. Use as a context.
+
+    connect : gives a context with a dask client
+    """
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._connect = connect
+        self._stack: ExitStack | None = None
+        self._client: Any = None
+        self._never = True  # whether it could be reached so far
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.lost()
+
+    def run(
+        self, task: Callable[..., T], calls: Sequence[tuple[Any, ...]], told: Callable[[T], None] = lambda result: None
+    ) -> list[T]:
+        """Every call's result, in their order.
+
+        told   : called with each result as it comes
+        raises : what a task raises on purpose (EmstreamError); JobFailed when the cluster stays away
+        """
+        results: dict[int, T] = {}
+        failing_since, taken_down = 0.0, 0
+        while len(results) < len(calls):
+            before = len(results)
+            try:
+                self._some(task, calls, results, told)
+            except EmstreamError as err:
+                if self._client is not None or self._never:  # a task's own; or there never was a cluster
+                    raise
+                cause: BaseException = err
+            except _losses() as err:
+                cause = err
+            else:
+                break
+            now = time.monotonic()
+            failing_since = now if len(results) > before or not failing_since else failing_since
+            taken_down = 0 if len(results) > before else taken_down + 1
+            self.lost()
+            if now - failing_since > PATIENCE_S or taken_down > AGAIN:
+                raise JobFailed(
+                    f"the dask cluster was lost and stays away: {cause}",
+                    "what is done is kept: run the same command again",
+                ) from cause
+            log.warning("the cluster was lost; going on", extra={"reason": _short(cause), "done": len(results)})
+            time.sleep(1.0)
+        return [results[i] for i in range(len(calls))]
+
+    def lost(self) -> None:
+        """Let go of the cluster."""
+        stack, self._stack, self._client = self._stack, None, None
+        if stack is not None:
+            try:
+                stack.close()
+            except (OSError, TimeoutError, RuntimeError, EmstreamError) as err:  # it is gone already
+                log.debug("closing the cluster", extra={"reason": _short(err)})
+
+    def _some(
+        self, task: Callable[..., T], calls: Sequence[tuple[Any, ...]], results: dict[int, T], told: Callable[[T], None]
+    ) -> None:
+        from distributed import as_completed
+
+        if self._client is None:
+            stack = ExitStack()
+            self._client = stack.enter_context(self._connect())
+            self._stack, self._never = stack, False
+        number = {}
+        for i, call in enumerate(calls):
+            if i not in results:
+                number[self._client.submit(task, *call, pure=False)] = i
+        try:
+            for future in as_completed(list(number)):
+                result = future.result()
+                results[number[future]] = result
+                told(result)
+                future.release()
+        except BaseException:
+            for future in number:
+                future.cancel()
+            raise
+
+
+def _losses() -> tuple[type[BaseException], ...]:
+    """What tells that the cluster, or a worker of it, was lost, rather than that a task is wrong."""
+    from distributed import CancelledError, KilledWorker
+    from distributed.client import FutureCancelledError
+
+    return CancelledError, FutureCancelledError, KilledWorker, TimeoutError, OSError
+
+
+def _short(err: BaseException) -> str:
+    return (str(err) or type(err).__name__).splitlines()[0][:200]
