@@ -16,7 +16,8 @@ import numpy as np
 from emstream.align import peak
 from emstream.align import weight as w
 from emstream.align.grid import Grid, make_grid, ramp
-from emstream.align.reference import Canvas
+from emstream.align.reference import EMPTY, Canvas
+from emstream.align.search import LEAP
 from emstream.align.view import Scale, half_spectra, look, make_scale
 from emstream.arrays import fft_namespace
 from emstream.messages import Array
@@ -132,18 +133,15 @@ def compared(
 
     place : (2,) px, where it is thought to lie
     own   : whether it is itself part of the canvas, laid at `place`; that is taken out
-    reach : cells within which it is looked for; more than 2: and everywhere, when it is not found there
+    reach : cells within which it is looked for; more than 2: and everywhere, in case it fits far better there
     worth : how many frames it is the mean of; the scale's noise is that of the mean
     least : share of its window that must have something under it
     """
     at, rest = cell_of(place, grid)
     window = s.window(grid)
-    y, x = at[0] - canvas.origin[0], at[1] - canvas.origin[1]
-    my, mx = canvas.num[0].shape
-    if not (0 <= y <= my - grid.shape[0] and 0 <= x <= mx - grid.shape[1]):
+    num, den = under(canvas, at, grid)
+    if not bool((den > EMPTY).any()):
         return NOTHING
-    cut = np.s_[y : y + grid.shape[0], x : x + grid.shape[1]]
-    num, den = canvas.num[0][cut] + canvas.num[1][cut], canvas.den[0][cut] + canvas.den[1][cut]
     dense = den >= THIN * float(den.max())
     if own:
         num, den = num - _moved(s, rest, grid), den - window
@@ -162,13 +160,30 @@ def compared(
     if reach > 2:
         radius = min(reach, min(grid.shape) // 2 - 1)
         lag, height = peak.near(view.cross, radius, grid, (rest, np.eye(2) / reach**2))
-        if height < limit * view.noise:
-            far = (grid.shape[0] * 3 // 8, grid.shape[1] * 3 // 8)
-            lag, _ = peak.wide(view.cross, far, grid)
-            limit = math.sqrt(2 * math.log(4 * far[0] * far[1])) + 1
+        far = (grid.shape[0] * 3 // 8, grid.shape[1] * 3 // 8)
+        lag2, height2 = peak.wide(view.cross, far, grid)
+        limit2 = math.sqrt(2 * math.log(4 * far[0] * far[1])) + 1
+        if height2 > limit2 * view.noise and height2 > max(height, 0.0) + LEAP:
+            again = (np.array(at) - np.array(lag2)) * grid.bin
+            found = compared(s, again, canvas, scale, grid, own=False, worth=worth, least=least)
+            return replace(found, limit=limit2)
     fine, _, height = peak.refine(view.cross, lag, grid)
     noise = view.share * np.linalg.inv(scale.info + 1e-9 * np.eye(2)) * grid.bin**2
     return Placed((np.array(at) - np.array(fine)) * grid.bin, noise, height / max(view.noise, 1e-30), limit)
+
+
+def under(canvas: Canvas, at: tuple[int, int], grid: Grid) -> tuple[Array, Array]:
+    """num and den (gy, gx) of a canvas under a frame at cell `at`; nought where the canvas does not reach."""
+    size, top = canvas.num[0].shape, (at[0] - canvas.origin[0], at[1] - canvas.origin[1])
+    low = [max(0, t) for t in top]
+    high = [min(n, t + g) for n, t, g in zip(size, top, grid.shape)]
+    num, den = grid.xp.zeros(grid.shape, grid.xp.float32), grid.xp.zeros(grid.shape, grid.xp.float32)
+    if all(h > b for h, b in zip(high, low)):
+        inside = np.s_[low[0] : high[0], low[1] : high[1]]
+        out = np.s_[low[0] - top[0] : high[0] - top[0], low[1] - top[1] : high[1] - top[1]]
+        num[out] = canvas.num[0][inside] + canvas.num[1][inside]
+        den[out] = canvas.den[0][inside] + canvas.den[1][inside]
+    return num, den
 
 
 def cell_of(place: np.ndarray, grid: Grid) -> tuple[tuple[int, int], np.ndarray]:

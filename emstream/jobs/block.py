@@ -35,7 +35,7 @@ from emstream.store.shards import Shard, shard_path, summary, wrong
 CONTEXT = 32  # frames on either side of a block that the path is laid through
 _steps: dict[str, Steps] = {}  # of the last job: a worker loads a model once
 
-COLUMNS = ("time_s", "shift", "confidence", "anchor", "status", "particles", "area_fraction", "valid", "crc32c",
+COLUMNS = ("time_s", "shift", "confidence", "anchor", "status", "particles", "area_fraction", "agreement", "valid", "crc32c",
            "source_crc32c", "labels_crc32c")  # fmt: skip
 
 
@@ -231,6 +231,7 @@ def _row(done: Done, raw: np.ndarray) -> dict[str, Any]:
         "status": a.status,
         "particles": -1 if found is None else found.count,
         "area_fraction": np.float32(np.nan if found is None else found.area_fraction),
+        "agreement": np.float32(np.nan if done.labelled is None else done.labelled.agreement),
         "valid": a.valid,
         "crc32c": crc32c(a.pixels),
         "source_crc32c": crc32c(raw),

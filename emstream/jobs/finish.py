@@ -32,6 +32,7 @@ def finish(job: Job, told: Mapping[str, Any]) -> dict[str, Any]:
     models: list[dict[str, str]] = []
     for r in records:
         models += [m for m in (r or {}).get("models", []) if m not in models]
+    columns["model"] = np.where(columns["particles"] >= 0, 0, -1)  # one made them all
     tables = run / "tables" if job.labels == "particles" else run / "tables" / job.labels
     fsync, size = job.settings.store.fsync, job.archive.pixel_size_nm
     write_arrays(run, job.layout, job.n, None if job.labels == "particles" else job.labels)

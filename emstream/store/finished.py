@@ -42,12 +42,13 @@ def write_run(
 ) -> None:
     """Everything but the pixels and the tables of particles; the root's metadata comes last and makes it a run.
 
-    columns : of `frames/`, (n,) or (n, 2) each · origins : a row for each frame · shards : the journal's lines
+    columns : of `frames/`, (n,) or (n, 2) each; those left out are not known · origins : a row for each frame · shards : the journal's lines
     """
     n = len(columns["time_s"])
     table: dict[str, np.ndarray] = {"frame": np.arange(n)}
     for column, kind in pages.COLUMNS.items():
-        rows = np.asarray(columns[column]).astype(kind.dtype)
+        unknown = np.full((n, kind.width) if kind.width > 1 else n, kind.fill)
+        rows = np.asarray(columns.get(column, unknown)).astype(kind.dtype)
         _put(run / "frames" / column, layout.array(f"frames/{column}", n))
         for chunk in range(-(-n // pages.COLUMN_CHUNK)):
             part = np.full((pages.COLUMN_CHUNK, *rows.shape[1:]), kind.fill, kind.dtype)
