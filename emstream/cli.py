@@ -270,26 +270,44 @@ def reprocess(
 
 @app.command()
 def train(
-    inputs: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Folders of pictures.")],
-    out: Annotated[Path, typer.Option("--out", metavar="MODEL", help="Folder of the new model.")],
-    labels: Annotated[str, typer.Option(help="A folder of label pictures with the same names.")] = "none",
+    inputs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Runs, movies, or folders of pictures.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="MODEL", help="Folder of the new model.")] = None,
+    labels: Annotated[
+        str,
+        typer.Option(help="none; a folder of label pictures; a COCO file; a painted stack; the name of a run's labels."),
+    ] = "none",
     recipe: Annotated[
-        str, typer.Option(help="supervised: learn from labelled pictures and procedural frames.")
-    ] = "supervised",
+        str,
+        typer.Option(
+            help="student: no labels, or few; supervised: labels; autoencoder: the historical baseline. "
+            "auto: student without labels, supervised with them."
+        ),
+    ] = "auto",
+    suggest: Annotated[
+        int | None, typer.Option(metavar="N", help="Train nothing; name the N frames most worth labelling.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="How long.")] = None,
     cluster: Cluster = "local",
+    workers: Annotated[int, typer.Option(help="Worker processes; 0 = as many as fit.")] = 0,
     config: ConfigFile = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a segmentation model offline, as a dask job.
+    """Train a segmentation model offline, as a dask job; interrupted, the same command goes on.
 
-    Example: emstream train pictures/ --labels masks/ --out models/Au
+    A student must beat the model that is in use before it becomes MODEL; else it lies in MODEL.refused.
+
+    Example: emstream train runs/Au.zarr --out models/Au
     """
     from emstream.jobs import train as job
 
     settings = _settings(config, sets, learn__epochs=epochs)
-    _print(job.train(inputs, out, settings, labels=labels, recipe=recipe, cluster=cluster), as_json)
+    if suggest is not None:
+        _print(job.suggest(inputs, suggest, settings, cluster=cluster, workers=workers), as_json)
+        return
+    if out is None:
+        raise BadSettings("train needs --out MODEL, the folder of the new model", "or --suggest N")
+    _print(job.train(inputs, out, settings, labels=labels, recipe=recipe, cluster=cluster, workers=workers), as_json)
 
 
 @app.command()

@@ -75,7 +75,7 @@ def fit(
     """
     torch.set_num_threads(max(1, options.threads))
     torch.manual_seed(options.seed)
-    mean = copy.deepcopy(net)
+    mean, device = copy.deepcopy(net), next(net.parameters()).device
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     step, spent = resume(folder, net, mean, optimizer)
     supply, total = crops(step), options.epochs * options.steps_per_epoch
@@ -85,8 +85,8 @@ def fit(
     while (share := done(step, total, time.monotonic() - began, options, group)) < 1:
         for part in optimizer.param_groups:
             part["lr"] = options.learning_rate * schedule(step, share)
-        images, wanted = supply.batch()
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+        images, wanted = (x.to(device) for x in supply.batch())
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or fast_bfloat16()):
             maps = net(images.contiguous(memory_format=torch.channels_last))
         value = (criterion or loss)(maps.float(), wanted)
         optimizer.zero_grad(set_to_none=True)

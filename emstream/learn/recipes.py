@@ -1,103 +1,159 @@
-"""The recipes: what is trained on what. All of them end in the same loop, the same judgement, the same model folder."""
+"""The recipes: inputs become a data set, candidates are trained on it, the best one must pass the gate to become a model.
+
+Everything is written into OUT.part; OUT appears whole, at the end. A training that was cut off goes on in OUT.part.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from emstream.errors import BadSettings, JobFailed
+from emstream.learn import LearnOptions, Progress, Spread, gate, prepare
+from emstream.learn.candidate import Candidate, train_candidate
+from emstream.learn.lessons import Record
+from emstream.learn.prepare import Inputs, here
+from emstream.learn.sheet import contact_sheet
+from emstream.segment import SHIPPED
 
-from emstream import __version__
-from emstream.errors import BadSettings
-from emstream.learn import LearnOptions, Progress
-from emstream.learn.data import Crops, Picture, read_pictures, split
-from emstream.learn.evaluate import score
-from emstream.learn.fit import fit
-from emstream.learn.preview import write_previews
-from emstream.segment import SegmentOptions
-from emstream.segment.model import read_model, write_model
-from emstream.segment.predict import Network
-from emstream.segment.unet import UNet
+log = logging.getLogger("emstream.learn")
+TRIALS = 10  # frames that the gate looks at
 
 
 def run(
-    options: LearnOptions, inputs: Sequence[Path], out: Path, labels: str, progress: Progress | None = None
+    options: LearnOptions,
+    inputs: Sequence[Path],
+    out: Path,
+    labels: str,
+    progress: Progress | None = None,
+    *,
+    incumbent: str = "default",
+    spread: Spread = here,
+    spread_training: Spread | None = None,
 ) -> dict[str, Any]:
     """See `emstream.learn.train`."""
-    check(options)
-    if labels == "none":
-        raise BadSettings("training needs labels", "a folder of label pictures with the same names")
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = gather(inputs, labels)
-    learn, judge = split(pictures, options.validation)
-    return supervised(options, learn, judge, out, progress)
+    check(options, labels)
+    work = workplace(out, options, inputs, labels)
+    seen = prepare.look_over(inputs, labels, options, spread)
+    teacher = "" if options.recipe == "autoencoder" else model_folder(options.start_from or "default")
+    wanted = candidates(options)
+    found: list[dict[str, Any]] = []
+    records: list[Record] = []
+    for turn in range(options.rounds if options.recipe == "student" else 1):
+        records = prepare.teach(seen, teacher, work / f"lessons-{turn}", options, spread)
+        path, kept = prepare.cut(seen, records, work / f"crops-{turn}.zarr", options, spread)
+        contact_sheet(path, work / "sheet.png")
+        log.info("data set", extra={"round": turn + 1, "lessons": len(kept), "crops": len(kept) * options.crops})
+        judged = [r.path for r in records if r.sealed]
+        tasks = [
+            (c, options, str(path), judged, str(work / f"candidate-{turn}-{c.name}"), teacher, progress) for c in wanted
+        ]
+        found = (spread_training or spread)(train_candidate, tasks)
+        best = max(range(len(wanted)), key=lambda k: found[k]["validation"].get("iou", 0.0))
+        teacher = str(work / f"candidate-{turn}-{wanted[best].name}")
+    return publish(options, seen, records, work, out, labels, incumbent, wanted, found, spread)
 
 
-def supervised(
-    options: LearnOptions, learn: list[Picture], judge: list[Picture], out: Path, progress: Progress | None
-) -> dict[str, Any]:
-    """Labelled pictures and procedural frames -> the U-Net."""
-    net = starting_net(options)
-    provenance = {
-        "software": f"emstream {__version__}",
-        "torch": torch.__version__,
-        "recipe": options.recipe,
-        "options": asdict(options),
-        "pictures": {"learned": len(learn), "validation": sorted(p.name for p in judge)},
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+def publish(
+    options: LearnOptions, seen: Inputs, records: Sequence[Record], work: Path, out: Path, labels: str, incumbent: str,
+    wanted: Sequence[Candidate], found: Sequence[Mapping[str, Any]], spread: Spread,
+) -> dict[str, Any]:  # fmt: skip
+    """The best candidate through the gate; OUT when it passes. raises : JobFailed (refused: it lies in OUT.refused)"""
+    folders = [str(f["folder"]) for f in found]
+    trials = spread(gate.trial, _trials(seen, model_folder(incumbent), options))
+    marks = [gate.examine_model(f, trials, options.threads) for f in folders]
+    k = max(range(len(folders)), key=lambda i: (marks[i].get("dice", 0.0), marks[i]["score"], _iou(found[i])))
+    numbers = {**found[k]["validation"], "checks": marks[k]}
+    allowed, why = True, "nothing to compare with"
+    if options.recipe == "student" and trials:
+        old = {m: gate.examine_model(m, trials, options.threads) for m in dict.fromkeys((incumbent, "classical"))}
+        numbers["checks_of_others"] = old
+        allowed, why = gate.promoted(marks[k], old[incumbent])
+    numbers["gate"] = {"promoted": allowed, "why": why}
+    tell = {
+        "name": out.name,
+        "validation": numbers,
+        "candidates": [{"name": c.name, **f["validation"], "checks": m} for c, f, m in zip(wanted, found, marks)],
+        "provenance": {**found[k]["provenance"], "labels": labels, "inputs": seen.about()},
     }
-
-    def validate(mean: UNet) -> dict[str, Any]:
-        write_model(out, mean, {"name": out.name, "provenance": provenance})
-        found = score(segmenter(out, options), judge) if judge else {}
-        write_model(out, mean, {"name": out.name, "validation": found, "provenance": provenance})
-        return found
-
-    mean = fit(net, lambda stream: Crops(learn, options, stream), options, out, validate, progress)
-    numbers = validate(mean)
-    if judge:
-        write_previews(out, segmenter(out, options), judge, numbers)
+    goes = out if allowed else out.with_name(out.name + ".refused")
+    assemble(Path(folders[k]), work, goes, tell)
+    if not allowed:
+        raise JobFailed(f"the student was refused: {why}", f"the old model stays; the student lies in {goes}")
+    shutil.rmtree(work)
     return numbers
 
 
-def segmenter(folder: Path, options: LearnOptions) -> Any:
-    """(y, x) float32 -> labels, by the model in `folder`, with the daemon's own defaults."""
-    network = Network(folder, SegmentOptions(model=str(folder), judge_every=0), threads=options.threads)
-
-    def segment(image: np.ndarray) -> np.ndarray:
-        return np.asarray(network(image).labels)
-
-    return segment
+def _iou(found: Mapping[str, Any]) -> float:
+    return float(found["validation"].get("iou", 0.0))
 
 
-def gather(inputs: Sequence[Path], labels: str) -> list[Picture]:
-    """Every picture of every input, with its labels."""
-    folder = None if labels == "none" else Path(labels)
-    return [p for source in inputs for p in read_pictures(source, folder)]
+def _trials(seen: Inputs, incumbent: str, options: LearnOptions) -> list[tuple[Any, ...]]:
+    """Arguments of `gate.trial` for frames that were set aside, evenly over the inputs."""
+    pool = [(m, i) for m, shut in zip(seen.materials, seen.sealed, strict=True) for i in sorted(shut)]
+    step = max(1, len(pool) // TRIALS)
+    return [(m, i, seen.labels, incumbent, options.neighbours, options.seed) for m, i in pool[::step][:TRIALS]]
 
 
-def starting_net(options: LearnOptions) -> UNet:
-    """A fresh network, or the weights of `start_from`. raises : ModelBroken"""
-    if options.start_from:
-        from emstream.segment import SHIPPED
+def assemble(candidate: Path, work: Path, out: Path, about: Mapping[str, Any]) -> None:
+    """The model's folder, whole or not at all: built beside its place, then moved there; what was there is replaced."""
+    new = out.with_name(out.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(candidate, new)
+    told = json.loads((new / "model.json").read_text(encoding="utf8"))
+    (new / "model.json").write_text(json.dumps({**told, **about}, indent=1, default=str) + "\n", encoding="utf8")
+    for picture in ("sheet.png",):
+        if (work / picture).exists():
+            shutil.copy(work / picture, new / picture)
+    old = out.with_name(out.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(new, out)
+    shutil.rmtree(old, ignore_errors=True)
 
-        folder = SHIPPED / "default" if options.start_from == "default" else Path(options.start_from)
-        return read_model(folder)[0]
-    torch.manual_seed(options.seed)
-    return UNet(options.widths)
+
+def workplace(out: Path, options: LearnOptions, inputs: Sequence[Path], labels: str) -> Path:
+    """OUT.part; what an earlier training of the same inputs and settings left there is gone on with, else thrown away."""
+    work = out.with_name(out.name + ".part")
+    same = {k: v for k, v in asdict(options).items() if k not in ("epochs", "minutes", "threads")}
+    text = json.dumps([same, [str(p) for p in inputs], labels], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    if work.exists() and (not (work / "key").is_file() or (work / "key").read_text() != key):
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "key").write_text(key)
+    return work
 
 
-def check(options: LearnOptions) -> None:
+def candidates(options: LearnOptions) -> list[Candidate]:
+    """Every seed and size of the recipe."""
+    return [
+        Candidate(options.recipe, options.seed + s, float(size)) for size in options.sizes for s in range(options.seeds)
+    ]
+
+
+def model_folder(model: str) -> str:
+    """The folder of a network: of `default`, which also stands in for `classical`, or of a model by its path."""
+    return str(SHIPPED / "default") if model in ("default", "classical") else model
+
+
+def check(options: LearnOptions, labels: str) -> None:
     """raises : BadSettings"""
+    if options.recipe == "supervised" and labels == "none":
+        raise BadSettings("--recipe supervised needs --labels", "or use --recipe student, which needs none")
     if options.crop_px % 32 or options.crop_px < 64:
         raise BadSettings(f"learn.crop_px = {options.crop_px} is not a multiple of 32 from 64 on")
-    for name in ("epochs", "steps_per_epoch", "batch", "threads"):
+    for name in ("epochs", "steps_per_epoch", "batch", "threads", "frames", "crops", "rounds", "seeds", "ranks"):
         if getattr(options, name) < 1:
             raise BadSettings(f"learn.{name} = {getattr(options, name)} is below 1")
-    for name in ("drawn", "invert", "validation"):
+    for name in ("drawn", "invert", "validation", "drop"):
         if not 0 <= getattr(options, name) <= 1:
             raise BadSettings(f"learn.{name} = {getattr(options, name)} is not between 0 and 1")

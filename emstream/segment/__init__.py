@@ -89,6 +89,13 @@ def load(options: SegmentOptions, device: str = "cpu", threads: int = 0) -> Segm
     folder = SHIPPED / options.model if options.model == "default" else Path(options.model)
     if not folder.is_dir():
         raise ModelBroken(f"segment.model = {options.model!r} is no folder", "default, classical, or a model folder")
+    from emstream.segment.model import kind, read_autoencoder
+
+    if kind(folder) == "autoencoder":
+        from emstream.segment.autoencoder import Simplifier
+
+        simple, about, digest = read_autoencoder(folder)
+        return Simplifier(simple, str(about.get("name", folder.name)), digest, options)
     from emstream.segment.predict import Network
 
     return Network(folder, options, device, threads)

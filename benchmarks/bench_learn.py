@@ -1,0 +1,176 @@
+"""What training without labels reaches: python benchmarks/bench_learn.py emps|movies|few|autoencoder --work FOLDER [--data FOLDER]
+
+`--data` holds emps_train/ and msa_em_sintering/. Everything that is trained lies under `--work`; what is there already is
+not trained again. The table goes to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from emstream import simulate
+from emstream.errors import JobFailed
+from emstream.learn import LearnOptions
+from emstream.learn.data import Crops, Picture, read_pictures, split
+from emstream.learn.evaluate import overlap, score
+from emstream.learn.fit import fit
+from emstream.learn.recipes import run
+from emstream.learn.synthetic import Look
+from emstream.learn.teacher import lesson
+from emstream.segment import SegmentOptions, load
+from emstream.segment.model import read_model, write_model
+from emstream.segment.unet import UNet
+
+WIDE = LearnOptions(
+    recipe="student", widths=(24, 48, 96, 128, 160), crop_px=192, crops=10, drop=0.3, drawn=0.4, simulated=0.15, rounds=2,
+    epochs=1000, steps_per_epoch=100, validation=0.2, drawn_px=(5.0, 170.0), drawn_cover=0.85, invert=0.4, seed=1,
+)  # fmt: skip
+
+
+def tell(news: Mapping[str, Any]) -> None:
+    """One line of JSON on standard error."""
+    sys.stderr.write(json.dumps(dict(news)) + "\n")
+    sys.stderr.flush()
+
+
+def procedural(out: Path, minutes: float) -> None:
+    """A network that has seen nothing but drawn frames: no image of anybody, no label."""
+    options = replace(WIDE, drawn=1.0, crop_px=256, minutes=minutes)
+    look = Look(
+        diameter=options.drawn_px, coverage=(0.03, options.drawn_cover), dose=(4.0, 400.0), contrast=(0.15, 0.75),
+        film=(0.0, 0.15),
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(options.seed)
+    mean = fit(UNet(options.widths), lambda s: Crops([], options, s, look), options, out, lambda net: {}, tell)
+    write_model(out, mean, {"name": "procedural"})
+
+
+def emps(data: Path, work: Path, minutes: float) -> None:
+    """EMPS without any label: procedural network -> candidate choice -> pseudo-labels -> student, twice."""
+    learned, kept = split(read_pictures(data / "images", data / "segmaps"), 0.15)
+    folder = work / "emps_images"  # of the training part alone, and without its labels
+    folder.mkdir(parents=True, exist_ok=True)
+    for p in learned:
+        if not (folder / p.name).exists():
+            (folder / p.name).symlink_to(data / "images" / p.name)
+    if not (work / "procedural" / "model.json").exists():
+        procedural(work / "procedural", minutes)
+    began = time.monotonic()
+    options = replace(WIDE, start_from=str(work / "procedural"), minutes=minutes / 2)
+    student = work / "emps_student"
+    if not student.exists():
+        try:
+            run(options, [folder], student, "none", tell, incumbent=options.start_from)
+        except JobFailed as refused:
+            print(f"gate: {refused}")
+            student = student.with_name(student.name + ".refused")
+    print(f"student trained in {(time.monotonic() - began) / 60:.1f} min\n")
+    print("| EMPS validation, no label used | IoU | median | Dice | IoU < .3 | AP50 |\n|---|---|---|---|---|---|")
+    for name, model in (("classical", "classical"), ("procedural", options.start_from), ("student", str(student))):
+        row(name, score(alone(model), kept))
+        if name != "classical":
+            net = read_model(Path(model))[0]
+            row(f"{name}, 24 views and the mask chosen", score(lambda image, n=net: lesson("", image, image, n).labels, kept))
+
+
+def scenes() -> dict[str, simulate.Movie]:
+    """Sixty frames of 512² each."""
+    small: dict[str, Any] = dict(t=60, shape=(512, 512))
+    return {
+        "4 e/px": simulate.movie(**small, dose=4.0, seed=11),
+        "20 e/px": simulate.movie(**small, dose=20.0, seed=12),
+        "low contrast, 20 e/px": simulate.movie(**small, dose=20.0, contrast=(0.05, 0.12), diameter=(14, 40), seed=13),
+        "touching, 10 e/px": simulate.movie(
+            **small, dose=10.0, particles=230, diameter=(16, 34), contrast=(0.15, 0.35), coalesce=True, wander=0.3, seed=14
+        ),
+    }
+
+
+def movies(work: Path, only: str) -> None:
+    """An unlabelled movie -> `train --labels none` -> the same movie."""
+    print("| movie | hand-tuned local threshold | classical | default | student | min | gate |\n|---|---|---|---|---|---|---|")
+    for name, movie in scenes().items():
+        if only and only not in name:
+            continue
+        folder = work / name.replace(" ", "_").replace("/", "_").replace(",", "")
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "movie.npy", movie.frames)
+        truth = {i: movie.labels(i) > 0 for i in range(0, len(movie), 3)}
+        began, told = time.monotonic(), "promoted"
+        student = folder / "student"
+        try:
+            run(LearnOptions(), [folder / "movie.npy"], student, "none", tell)
+        except JobFailed as refused:
+            student, told = folder / "student.refused", str(refused.what)
+        minutes = (time.monotonic() - began) / 60
+        rivals = [dice_of(m, movie, truth) for m in ("classical", "default", str(student))]
+        numbers = " | ".join(f"{v:.4f}" for v in (by_hand(movie, truth), *rivals))
+        print(f"| {name} | {numbers} | {minutes:.1f} | {told} |", flush=True)
+
+
+def dice_of(model: str, movie: simulate.Movie, truth: Mapping[int, np.ndarray]) -> float:
+    """Mean Dice over frames of a movie that a model sees from its first frame on."""
+    segmenter = load(SegmentOptions(model=model, judge_every=0), threads=1)
+    found = [(i, np.asarray(segmenter(movie.frame(i)).labels)) for i in range(len(movie))]
+    return float(np.mean([overlap(labels, truth[i])[1] for i, labels in found if i in truth]))
+
+
+def by_hand(movie: simulate.Movie, truth: Mapping[int, np.ndarray]) -> float:
+    """The best local threshold there is for dark particles: sigma, block and offset tried with the truth at hand."""
+    best = 0.0
+    some = list(truth)[::4]
+    frames = {i: movie.frame(i).astype(np.float32) for i in some}
+    for sigma in (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
+        smooth = {i: cv2.GaussianBlur(f, (0, 0), sigma) for i, f in frames.items()}
+        for block in (31, 61, 121, 241, 511):
+            local = {i: cv2.blur(f, (block, block), borderType=cv2.BORDER_REFLECT) - f for i, f in smooth.items()}
+            for offset in np.linspace(0, 0.3, 61) * movie.dose:
+                best = max(best, float(np.mean([overlap(local[i] > offset, truth[i])[1] for i in some])))
+    return best
+
+
+def row(name: str, s: Mapping[str, Any]) -> None:
+    """One line of the table."""
+    print(f"| {name} | {s['iou']:.3f} | {s['iou_median']:.3f} | {s['dice']:.3f} | {s['bad']:.2f} | {s['ap50']:.3f} |", flush=True)
+
+
+def alone(model: str) -> Any:
+    """Each picture judged without what the one before taught."""
+    segmenter = load(SegmentOptions(model=model, judge_every=0), threads=1)
+
+    def one(image: np.ndarray) -> np.ndarray:
+        segmenter.reset()
+        return np.asarray(segmenter(image).labels)
+
+    return one
+
+
+def main() -> None:
+    """Run what was asked for."""
+    ask = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    ask.add_argument("what", choices=["emps", "movies"])
+    ask.add_argument("--only", default="", help="part of a movie's name")
+    ask.add_argument("--work", type=Path, required=True)
+    ask.add_argument("--data", type=Path)
+    ask.add_argument("--minutes", type=float, default=16.0)
+    given = ask.parse_args()
+    if given.what == "emps":
+        emps(given.data / "emps_train", given.work, given.minutes)
+    else:
+        movies(given.work, given.only)
+
+
+if __name__ == "__main__":
+    main()

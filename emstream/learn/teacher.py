@@ -1,0 +1,104 @@
+"""Labels without a hand: what a network believes over turns, sizes and contrasts, and the classical mask that fits it.
+
+The label of a frame is half the mask chosen by agreement, half the belief itself; a pixel counts by how far that is from
+one half. The agreement of both tells, without any label, how good the lesson is (correlation with the true IoU about .5
+on mixed micrographs): the worst lessons are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from emstream.learn.candidates import candidates
+from emstream.messages import Rect
+from emstream.segment.instances import cover, grow
+from emstream.segment.normalise import normalise, pad
+from emstream.segment.scale import working_shape
+from emstream.segment.split import cores
+from emstream.segment.unet import UNet
+
+SIDES = (448, 288, 192)  # px: longer side at which the frame is shown to the network
+MASK = 0.5  # share of the classical mask in the label
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """A frame and what is to be learned from it."""
+
+    name: str
+    image: np.ndarray  # (y, x) float32, counts where the camera counted
+    labels: np.ndarray  # (y, x) int32, 0 = background
+    weight: np.ndarray  # (y, x) float32 0..1, how sure each pixel is; 0 where the frame covers nothing
+    valid: Rect  # y0, y1, x0, x1: what the frame covers
+    agreement: float = 1.0  # of mask and belief, 0..1; 1 for labels drawn by hand
+    method: str = ""  # what made the mask
+
+
+def lesson(
+    name: str, image: np.ndarray, shown: np.ndarray, net: UNet, valid: Rect | None = None, sides: Sequence[int] = SIDES
+) -> Lesson:
+    """What `net` and the classical methods teach about a frame.
+
+    image : (y, x) float32, the frame that the student will see
+    shown : (y, x) float32, what the teacher sees: the frame itself, or better its neighbours in time without it,
+            whose noise is independent of the frame's
+    valid : y0, y1, x0, x1 that both cover
+    """
+    y0, y1, x0, x1 = valid or (0, image.shape[0], 0, image.shape[1])
+    belief = np.zeros((2, *image.shape), np.float32)
+    belief[:, y0:y1, x0:x1] = believe(net, shown[y0:y1, x0:x1], sides)
+    mask = np.zeros(image.shape, bool)
+    found = candidates(shown[y0:y1, x0:x1], belief[0, y0:y1, x0:x1])
+    mask[y0:y1, x0:x1] = found[0].mask
+    label = MASK * mask + (1 - MASK) * belief[0]
+    foreground = cover(label > 0.5, valid)
+    weight = np.zeros(image.shape, np.float32)
+    weight[y0:y1, x0:x1] = 2 * np.abs(label - 0.5)[y0:y1, x0:x1]
+    labels = grow(foreground, cores(foreground, belief[1]))
+    return Lesson(name, image, labels, weight, (y0, y1, x0, x1), found[0].agreement, found[0].method)
+
+
+@torch.inference_mode()
+def believe(net: UNet, image: np.ndarray, sides: Sequence[int] = SIDES) -> np.ndarray:
+    """(y, x) float32 -> (2, y, x) float32 0..1: foreground and depth, mean over sizes, mirrors and contrasts.
+
+    The depth is that of the largest size alone: it is a distance in px there.
+    """
+    height, width = image.shape
+    total, depth, n = np.zeros(image.shape, np.float32), None, 0
+    for side in sorted({min(s, max(image.shape)) for s in sides}, reverse=True):
+        shape = working_shape((height, width), side)
+        small = torch.from_numpy(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA))
+        maps = _views(net, normalise(small))
+        total += cv2.resize(maps[0], (width, height), interpolation=cv2.INTER_LINEAR)
+        n += 1
+        if depth is None:
+            depth = cv2.resize(maps[1], (width, height), interpolation=cv2.INTER_LINEAR)
+    assert depth is not None
+    return np.stack([total / n, depth])
+
+
+def _views(net: UNet, image: Tensor) -> np.ndarray:
+    """(y, x) normalised -> (2, y, x): the mean over the image, its mirrors, and their negatives."""
+    total = torch.zeros((2, *image.shape))
+    for mirror in ((), (0,), (1,), (0, 1)):
+        seen = image.flip(mirror)
+        for sign in (1, -1):
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast()):
+                x = pad(sign * seen, net.stride).contiguous(memory_format=torch.channels_last)
+                maps = net(x)[0, :, : image.shape[0], : image.shape[1]]
+            total += maps.float().sigmoid().flip([d + 1 for d in mirror])
+    return np.asarray((total / 8).numpy())
+
+
+def fast() -> bool:
+    """bfloat16 in hardware, as in `fit`."""
+    from emstream.learn.fit import fast_bfloat16
+
+    return fast_bfloat16()
