@@ -22,7 +22,7 @@ import torch
 from emstream import simulate
 from emstream.errors import JobFailed
 from emstream.learn import LearnOptions
-from emstream.learn.data import Crops, Picture, read_pictures, split
+from emstream.learn.data import Crops, read_pictures, split
 from emstream.learn.evaluate import overlap, score
 from emstream.learn.fit import fit
 from emstream.learn.recipes import run
@@ -82,25 +82,37 @@ def emps(data: Path, work: Path, minutes: float) -> None:
         row(name, score(alone(model), kept))
         if name != "classical":
             net = read_model(Path(model))[0]
-            row(f"{name}, 24 views and the mask chosen", score(lambda image, n=net: lesson("", image, image, n).labels, kept))
+            row(
+                f"{name}, 24 views and the mask chosen",
+                score(lambda image, n=net: lesson("", image, image, n).labels, kept),
+            )
 
 
 def scenes() -> dict[str, simulate.Movie]:
     """Sixty frames of 512² each."""
-    small: dict[str, Any] = dict(t=60, shape=(512, 512))
+    small: dict[str, Any] = {"t": 60, "shape": (512, 512)}
     return {
         "4 e/px": simulate.movie(**small, dose=4.0, seed=11),
         "20 e/px": simulate.movie(**small, dose=20.0, seed=12),
         "low contrast, 20 e/px": simulate.movie(**small, dose=20.0, contrast=(0.05, 0.12), diameter=(14, 40), seed=13),
         "touching, 10 e/px": simulate.movie(
-            **small, dose=10.0, particles=230, diameter=(16, 34), contrast=(0.15, 0.35), coalesce=True, wander=0.3, seed=14
+            **small,
+            dose=10.0,
+            particles=230,
+            diameter=(16, 34),
+            contrast=(0.15, 0.35),
+            coalesce=True,
+            wander=0.3,
+            seed=14,
         ),
     }
 
 
 def movies(work: Path, only: str) -> None:
     """An unlabelled movie -> `train --labels none` -> the same movie."""
-    print("| movie | hand-tuned local threshold | classical | default | student | min | gate |\n|---|---|---|---|---|---|---|")
+    print(
+        "| movie | hand-tuned local threshold | classical | default | student | min | gate |\n|---|---|---|---|---|---|---|"
+    )
     for name, movie in scenes().items():
         if only and only not in name:
             continue
@@ -143,7 +155,10 @@ def by_hand(movie: simulate.Movie, truth: Mapping[int, np.ndarray]) -> float:
 
 def row(name: str, s: Mapping[str, Any]) -> None:
     """One line of the table."""
-    print(f"| {name} | {s['iou']:.3f} | {s['iou_median']:.3f} | {s['dice']:.3f} | {s['bad']:.2f} | {s['ap50']:.3f} |", flush=True)
+    print(
+        f"| {name} | {s['iou']:.3f} | {s['iou_median']:.3f} | {s['dice']:.3f} | {s['bad']:.2f} | {s['ap50']:.3f} |",
+        flush=True,
+    )
 
 
 def alone(model: str) -> Any:

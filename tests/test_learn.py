@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -17,9 +18,10 @@ from emstream.learn.fit import CHECKPOINT, loss
 from emstream.learn.synthetic import Look, frame, scene
 from emstream.learn.targets import targets
 from emstream.segment import SegmentOptions, load
+from emstream.segment.unet import UNet
 
 TINY = LearnOptions(
-    recipe="supervised", widths=(8, 16, 16), epochs=2, steps_per_epoch=5, batch=2, crop_px=64, simulated=0.0
+    recipe="supervised", widths=(8, 16, 16), epochs=2, steps_per_epoch=5, batch=2, crop_px=64, simulated=0.0, crops=2
 )
 
 
@@ -109,7 +111,7 @@ def folder(tmp_path: Path) -> Path:
 def test_training_learns_is_written_and_can_be_used(folder: Path) -> None:
     options = LearnOptions(
         recipe="supervised", widths=(8, 16, 32), epochs=4, steps_per_epoch=30, batch=4, crop_px=64, drawn=0.3,
-        simulated=0, scale=(0.8, 1.2), invert=0, learning_rate=5e-3, validation=0.3,
+        simulated=0, scale=(0.8, 1.2), invert=0, learning_rate=5e-3, validation=0.3, crops=8,
     )  # fmt: skip
     heard: list[float] = []
     numbers = train(
@@ -119,6 +121,7 @@ def test_training_learns_is_written_and_can_be_used(folder: Path) -> None:
         labels=str(folder / "labels"),
         progress=lambda p: heard.append(p["loss"]),
     )
+    assert len(heard) == 4
     assert heard[-1] < heard[0]
     assert 0 <= numbers["iou"] <= 1
     assert (folder / "m" / "best.png").exists()
@@ -127,26 +130,35 @@ def test_training_learns_is_written_and_can_be_used(folder: Path) -> None:
 
 def test_a_training_that_was_cut_off_goes_on_where_it_was(folder: Path) -> None:
     steps: list[int] = []
-    where = {"labels": str(folder / "labels"), "progress": lambda p: steps.append(p["step"])}
+
+    def pull_the_plug(news: Mapping[str, object]) -> None:
+        steps.append(int(str(news["step"])))
+        if len(steps) == 1:
+            raise RuntimeError("power cut")
+
+    where = {"labels": str(folder / "labels"), "progress": pull_the_plug}
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(TINY, [folder / "images"], folder / "m", **where)
+    assert not (folder / "m").exists()
     train(TINY, [folder / "images"], folder / "m", **where)
     assert steps == [5, 10]
-    more = LearnOptions(
-        recipe="supervised", widths=(8, 16, 16), epochs=3, steps_per_epoch=5, batch=2, crop_px=64, simulated=0.0
-    )
-    train(more, [folder / "images"], folder / "m", **where)
-    assert steps == [5, 10, 15]
+    assert (folder / "m" / "model.json").exists()
+    assert not (folder / "m.part").exists()
 
 
-def test_a_checkpoint_of_another_network_is_refused(folder: Path) -> None:
-    (folder / "m").mkdir()
-    (folder / "m" / CHECKPOINT).write_bytes(b"not a checkpoint")
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
+    net = UNet((8, 16))
     with pytest.raises(ModelBroken, match=CHECKPOINT):
-        train(TINY, [folder / "images"], folder / "m", labels=str(folder / "labels"))
+        fit(net, lambda step: Crops([], TINY, step), TINY, tmp_path, lambda mean: {})
 
 
 def test_wrong_inputs_are_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceMissing, match="no pictures"):
+    with pytest.raises(SourceMissing, match="nowhere"):
         train(TINY, [tmp_path / "nowhere"], tmp_path / "m", labels=str(folder / "labels"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceMissing, match="no pictures"):
+        train(TINY, [tmp_path / "empty"], tmp_path / "m", labels=str(folder / "labels"))
     with pytest.raises(BadSettings, match="crop_px"):
         train(LearnOptions(crop_px=50), [folder / "images"], tmp_path / "m")
     with pytest.raises(BadSettings, match="labels"):

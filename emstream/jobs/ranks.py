@@ -14,7 +14,11 @@ ATTEMPTS = 3
 
 
 def together(
-    client: Any, function: Callable[..., Any], arguments: Sequence[Any], workers: Sequence[str], attempts: int = ATTEMPTS
+    client: Any,
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    workers: Sequence[str],
+    attempts: int = ATTEMPTS,
 ) -> Any:
     """function(*arguments, group=…) on every worker at once; what the first rank returns.
 

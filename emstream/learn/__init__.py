@@ -15,10 +15,10 @@ Spread = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
 class LearnOptions:
     """How a model is trained."""
 
-    recipe: Literal["student", "supervised", "autoencoder"] = "student"  # without labels, from labels, the historical one
+    recipe: Literal["student", "supervised", "autoencoder"] = "student"  # no labels | labels | the historical one
     epochs: int = 40  # of `steps_per_epoch` batches
     steps_per_epoch: int = 50
-    minutes: float = 0.0  # stop after so long, and let the learning rate fall to zero by then; 0 = no limit
+    minutes: float = 10.0  # stop after so long, and let the learning rate fall to zero by then; 0 = no limit
     batch: int = 8  # crops
     crop_px: int = 224  # a multiple of 32
     scale: tuple[float, float] = (0.4, 1.1)  # of the crops relative to their picture

@@ -107,7 +107,7 @@ def clustered(image: np.ndarray, belief: np.ndarray) -> list[np.ndarray]:
     some = features[:: max(1, len(features) // 8000)]
     cv2.setRNGSeed(0)
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 1e-3)
-    _, _, centres = cv2.kmeans(some, CLUSTERS, None, stop, 2, cv2.KMEANS_PP_CENTERS)  # type: ignore[call-overload]
+    _, _, centres = cv2.kmeans(some, CLUSTERS, None, stop, 2, cv2.KMEANS_PP_CENTERS)
     far = ((features[:, None] - centres[None]) ** 2).sum(-1)
     of = far.argmin(1).reshape(image.shape)
     unions = [np.isin(of, [i for i in range(CLUSTERS) if bits >> i & 1]) for bits in range(1, 2**CLUSTERS - 1)]

@@ -89,7 +89,7 @@ def placed(
     mirror = bool(rng.random() < 0.5)
     cos, sin = scale * np.cos(np.deg2rad(angle)), scale * np.sin(np.deg2rad(angle))
     turned = np.array([[cos, sin], [-sin, cos]]) @ np.diag([-1.0 if mirror else 1.0, 1.0])
-    row["y"], row["x"], row["angle"], row["scale"], row["mirror"] = *centre, angle, scale, mirror
+    row["y"], row["x"], row["angle"], row["scale"], row["mirror"] = centre[0], centre[1], angle, scale, mirror
     return np.hstack([turned, (side / 2 - turned @ centre[::-1])[:, None]])
 
 

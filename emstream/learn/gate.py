@@ -50,9 +50,7 @@ class Trial:
     truth: np.ndarray | None  # (y, x) int32 labels drawn by hand
 
 
-def trial(
-    material: Material, frame: int, labels: Labels, incumbent: str, reach: int, seed: int
-) -> Trial:
+def trial(material: Material, frame: int, labels: Labels, incumbent: str, reach: int, seed: int) -> Trial:
     """All that is needed to judge models on one frame. incumbent : folder of the network that is asked what neighbours show"""
     with opened(material) as read:
         image = read(frame)
@@ -66,11 +64,20 @@ def trial(
     rng = np.random.default_rng((seed, frame))
     altered, discs = inserted(rng, image, made.labels, valid)
     return Trial(
-        image, valid, None if shown is None else made.labels > 0, after, by, altered, discs, labels.read(material, frame)
+        image,
+        valid,
+        None if shown is None else made.labels > 0,
+        after,
+        by,
+        altered,
+        discs,
+        labels.read(material, frame),
     )
 
 
-def _next(material: Material, read: Callable[[int], np.ndarray], frame: int) -> tuple[np.ndarray | None, tuple[float, float]]:
+def _next(
+    material: Material, read: Callable[[int], np.ndarray], frame: int
+) -> tuple[np.ndarray | None, tuple[float, float]]:
     later = [i for i in material.frames if i > frame]
     if material.at is None or not later or later[0] > frame + 3:
         return None, (0.0, 0.0)
@@ -81,7 +88,9 @@ def _next(material: Material, read: Callable[[int], np.ndarray], frame: int) -> 
     return read(j), (float(dy), float(dx))
 
 
-def inserted(rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, valid: Rect) -> tuple[np.ndarray, np.ndarray]:
+def inserted(
+    rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, valid: Rect
+) -> tuple[np.ndarray, np.ndarray]:
     """The frame with discs drawn into its empty parts, as strong and as large as its own particles.
 
     Dark ones take each electron away with a fixed probability, bright ones add Poisson ones: the noise is that of a
@@ -100,7 +109,9 @@ def inserted(rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, va
     free = np.zeros(mask.shape, np.uint8)
     free[y0:y1, x0:x1] = ~cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)).view(bool)[y0:y1, x0:x1]
     for _ in range(INSERTED):
-        room = cv2.distanceTransform(cv2.copyMakeBorder(free, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 3)[1:-1, 1:-1]
+        room = cv2.distanceTransform(cv2.copyMakeBorder(free, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 3)[
+            1:-1, 1:-1
+        ]
         r = radius * float(rng.uniform(0.8, 1.25))
         places = np.argwhere(room > r + 3)
         if not len(places):

@@ -18,7 +18,6 @@ from emstream.learn.material import Material
 from emstream.source.formats import open_movie
 
 
-
 @dataclass(frozen=True, slots=True)
 class Labels:
     """Where labels are. A frame without any drawn pixel counts as not labelled: nobody paints all of a movie."""
@@ -79,7 +78,9 @@ class Labels:
         inside = Path(material.path) / "labels" / self.where
         if not inside.is_dir():
             there = sorted(p.name for p in (Path(material.path) / "labels").glob("*/"))
-            raise SourceMissing(f"{material.path} has no labels {self.where!r}", f"there are {', '.join(there) or 'none'}")
+            raise SourceMissing(
+                f"{material.path} has no labels {self.where!r}", f"there are {', '.join(there) or 'none'}"
+            )
         return inside
 
 
@@ -115,7 +116,11 @@ def _stem(material: Material, frame: int) -> str:
 
 def _of_picture(material: Material, frame: int, folder: Path) -> Path:
     stem = _stem(material, frame)
-    names = [f"{s}{end}" for s in (stem, stem.replace("image", "label"), f"{stem}_mask", f"{stem}_labels") for end in SUFFIXES]
+    names = [
+        f"{s}{end}"
+        for s in (stem, stem.replace("image", "label"), f"{stem}_mask", f"{stem}_labels")
+        for end in SUFFIXES
+    ]
     if not material.names:  # a movie: 12.png or anything_0012.png
         names += [p.name for p in folder.iterdir() if _number(p.stem) == frame and p.suffix.lower() in SUFFIXES]
     there = [folder / n for n in names if (folder / n).is_file()]
@@ -138,7 +143,9 @@ def _labelled_pictures(material: Material, folder: Path) -> tuple[int, ...]:
             continue
         found.append(i)
     if not found:
-        raise SourceMissing(f"no label picture in {folder} belongs to {material.path}", "the same names as the pictures")
+        raise SourceMissing(
+            f"no label picture in {folder} belongs to {material.path}", "the same names as the pictures"
+        )
     return tuple(found)
 
 
@@ -161,7 +168,9 @@ def _coco(path: str) -> Mapping[str, Mapping[str, Any]]:
         for a in told["annotations"]:
             out[Path(images[a["image_id"]]["file_name"]).stem]["parts"].append(a["segmentation"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise UnreadableFile(f"{path} is no COCO file: {problem!r}", "images and annotations with segmentation") from None
+        raise UnreadableFile(
+            f"{path} is no COCO file: {problem!r}", "images and annotations with segmentation"
+        ) from None
     return out
 
 
@@ -180,10 +189,10 @@ def _filled(image: Mapping[str, Any]) -> np.ndarray:
 def _run_length(part: Mapping[str, Any]) -> np.ndarray:
     """COCO's uncompressed run lengths, column by column, beginning with background."""
     if isinstance(part["counts"], str):
-        raise UnreadableFile("COCO masks with compressed run lengths are not read", "export polygons, or uncompressed RLE")
+        raise UnreadableFile(
+            "COCO masks with compressed run lengths are not read", "export polygons, or uncompressed RLE"
+        )
     height, width = part["size"]
     runs = np.array(part["counts"], np.int64)
     flat = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool)
     return flat.reshape(width, height).T
-
-

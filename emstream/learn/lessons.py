@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,6 +54,10 @@ def make(
     labels  : (y, x) int, drawn by hand, -1 = not known; None = the teacher makes them
     teacher : folder of the model that teaches; "" = nobody (an autoencoder learns from the frame alone)
     """
+    path, name = Path(folder) / f"{source}-{frame}.npz", material.frame_name(frame)
+    if path.exists():  # of a training that was cut off
+        made = again(path)
+        return Record(source, frame, name, str(path), made.agreement, made.method, sealed)
     torch.set_num_threads(max(1, options.threads))
     with opened(material) as read:
         pixels = read(frame)
@@ -61,7 +66,6 @@ def make(
     small = working_shape(shape, LONG_SIDE)
     image = _counts(pixels, small)
     valid = scaled(material.valid(frame, shape), shape, small)
-    name = material.frame_name(frame)
     if labels is not None:
         made = drawn_by_hand(name, image, labels, valid)
     elif not teacher:
@@ -71,7 +75,6 @@ def make(
         net = _teacher(teacher)
         seen = image if shown is None else reduce(shown, small)
         made = lesson(name, image, seen, net, valid, SIDES if shown is None else sides(net, seen))
-    path = Path(folder) / f"{source}-{frame}.npz"
     keep(path, made)
     return Record(source, frame, name, str(path), made.agreement, made.method, sealed)
 
@@ -104,10 +107,12 @@ def _counts(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def keep(path: Path, made: Lesson) -> None:
     """The lesson as an .npz without pickled objects."""
     about = np.array([made.agreement, *made.valid], np.float64)
+    part = path.with_name(f"{path.stem}.part.npz")
     np.savez(
-        path, image=made.image, labels=made.labels.astype(np.uint16), weight=made.weight.astype(np.float16), about=about,
+        part, image=made.image, labels=made.labels.astype(np.uint16), weight=made.weight.astype(np.float16), about=about,
         text=np.array([made.name, made.method]),
     )  # fmt: skip
+    os.replace(part, path)
 
 
 def again(path: str | Path) -> Lesson:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -32,7 +32,9 @@ class Material:
     kind: Literal["run", "movie", "pictures"]
     frames: tuple[int, ...]  # those that may be used, in order of time
     names: tuple[str, ...] = ()  # of the pictures
-    at: np.ndarray | None = None  # (t, 2) px: what still lays each frame's stored pixels on its anchor; None = unrelated
+    at: np.ndarray | None = (
+        None  # (t, 2) px: what still lays each frame's stored pixels on its anchor; None = unrelated
+    )
     moved: np.ndarray | None = None  # (t, 2) px: the whole shift that the stored pixels were moved by
     anchor: np.ndarray | None = None  # (t,) frames of different anchors do not see the same canvas
     pixel_size_nm: PixelSize | None = None
@@ -109,10 +111,7 @@ def _movie(path: Path) -> Material:
     return Material(str(path), "movie", good, (), final, None, anchors, size)
 
 
-class Reader(Protocol):
-    """The stored pixels of one input."""
-
-    def __call__(self, i: int) -> np.ndarray: ...
+Reader = Callable[[int], np.ndarray]  # frame -> (y, x), the stored pixels
 
 
 @contextmanager

@@ -109,6 +109,8 @@ def cut(
     kept = lessons.worth_learning([r for r in records if not r.sealed], options.drop)
     shares = _times(kept)
     jobs = [(r, k) for r, n in zip(kept, shares, strict=True) for k in range(n)]
+    if dataset.whole(path):  # of a training that was cut off
+        return path, kept
     about = {
         "software": f"emstream {__version__}",
         "settings": asdict(options),
@@ -130,9 +132,7 @@ def _times(kept: Sequence[Record]) -> list[int]:
     most = per_source.max(initial=1)
     hand = sum(r.by_hand for r in kept)
     by_hand = (len(kept) - hand) / hand if 0 < hand < len(kept) else 1.0
-    return [
-        int(np.clip(round(max(most / per_source[r.source], by_hand if r.by_hand else 1.0)), 1, 32)) for r in kept
-    ]
+    return [int(np.clip(round(max(most / per_source[r.source], by_hand if r.by_hand else 1.0)), 1, 32)) for r in kept]
 
 
 def _cut_one(record: Record, path: str, at: int, again_: int, options: LearnOptions) -> None:

@@ -34,7 +34,7 @@ class Ranks:
         flat = torch.cat([g.flatten() for g in grads])
         dist.all_reduce(flat)
         flat /= self.size
-        for g, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        for g, mean in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
             g.copy_(mean.view_as(g))
 
     def agree(self, share: float) -> float:

@@ -17,12 +17,13 @@ from typing import Any
 
 from emstream.errors import BadSettings, JobFailed
 from emstream.learn import LearnOptions, Progress, Spread, gate, prepare
-from emstream.learn.candidate import Candidate, train_candidate
+from emstream.learn.candidate import Candidate, segmenter, train_candidate
 from emstream.learn.lessons import Record
 from emstream.learn.prepare import Inputs, here
 from emstream.learn.sheet import contact_sheet
 from emstream.segment import SHIPPED
 
+__all__ = ["run", "segmenter"]
 log = logging.getLogger("emstream.learn")
 TRIALS = 10  # frames that the gate looks at
 

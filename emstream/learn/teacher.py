@@ -92,7 +92,7 @@ def _views(net: UNet, image: Tensor) -> np.ndarray:
         for sign in (1, -1):
             with torch.autocast("cpu", torch.bfloat16, enabled=fast()):
                 x = pad(sign * seen, net.stride).contiguous(memory_format=torch.channels_last)
-                maps = net(x)[0, :, : image.shape[0], : image.shape[1]]
+                maps = net(x)[0, :2, : image.shape[0], : image.shape[1]]
             total += maps.float().sigmoid().flip([d + 1 for d in mirror])
     return np.asarray((total / 8).numpy())
 

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import safetensors
 import torch
 from safetensors.torch import load, save
-
 from torch import nn
 
 from emstream.errors import ModelBroken

@@ -49,15 +49,24 @@ def put(path: Path, at: int, pixels: Mapping[str, np.ndarray], rows: np.ndarray)
 
 def finish(path: Path, about: Mapping[str, Any]) -> None:
     """All crops are there: say so, and what else became known."""
-    root = zarr.open_group(path, mode="r+")
-    told = dict(root.attrs["emstream"])  # type: ignore[call-overload]
+    root: Any = zarr.open_group(path, mode="r+")
+    told = dict(root.attrs["emstream"])
     root.attrs["emstream"] = {**told, **about, "complete": True}
+
+
+def whole(path: Path) -> bool:
+    """True when a data set is there, with all of its crops."""
+    try:
+        return bool(about(path))
+    except NotARun:
+        return False
 
 
 def about(path: Path) -> dict[str, Any]:
     """attributes.emstream. raises : NotARun"""
     try:
-        told = dict(zarr.open_group(path, mode="r").attrs["emstream"])  # type: ignore[call-overload]
+        root: Any = zarr.open_group(path, mode="r")
+        told = dict(root.attrs["emstream"])
     except (OSError, KeyError, ValueError, TypeError) as problem:
         raise NotARun(f"{path} is no data set of emstream: {problem}", "`emstream train` makes one") from problem
     if told.get("kind") != "training crops" or not told.get("complete"):
