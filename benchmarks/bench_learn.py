@@ -38,6 +38,9 @@ WIDE = LearnOptions(
 )  # fmt: skip
 
 
+SHORT = LearnOptions(frames=40, crops=20, crop_px=192, epochs=14, minutes=9.0)  # of the movies
+
+
 def tell(news: Mapping[str, Any]) -> None:
     """One line of JSON on standard error."""
     sys.stderr.write(json.dumps(dict(news)) + "\n")
@@ -123,7 +126,7 @@ def movies(work: Path, only: str) -> None:
         began, told = time.monotonic(), "promoted"
         student = folder / "student"
         try:
-            run(LearnOptions(), [folder / "movie.npy"], student, "none", tell)
+            run(SHORT, [folder / "movie.npy"], student, "none", tell)
         except JobFailed as refused:
             student, told = folder / "student.refused", str(refused.what)
         minutes = (time.monotonic() - began) / 60

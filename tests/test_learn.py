@@ -14,7 +14,7 @@ from emstream.errors import BadSettings, ModelBroken, SourceMissing
 from emstream.learn import LearnOptions, train
 from emstream.learn.data import Crops, Picture, read_pictures, split
 from emstream.learn.evaluate import judge, matched, overlap
-from emstream.learn.fit import CHECKPOINT, loss
+from emstream.learn.fit import CHECKPOINT, fit, loss
 from emstream.learn.synthetic import Look, frame, scene
 from emstream.learn.targets import targets
 from emstream.segment import SegmentOptions, load

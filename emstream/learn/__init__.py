@@ -34,7 +34,7 @@ class LearnOptions:
     start_from: str = ""  # model folder whose weights are the start; "default" = the shipped ones
     frames: int = 64  # of each run or movie, spread in time
     crops: int = 24  # of each frame
-    neighbours: int = 6  # frames on either side that show a student's teacher what a frame shows; 0 = the frame itself
+    neighbours: int = 8  # frames on either side that show a student's teacher what a frame shows; 0 = the frame itself
     drop: float = 0.25  # share of the frames that teacher and classical masks agree on worst: not learned
     rounds: int = 1  # a student teaches the next one
     seeds: int = 1  # candidates with different seeds, of which the best is kept

@@ -13,14 +13,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from emstream.segment.classical import blur, slope, stretched, thinned
+from emstream.segment.classical import blur, halfway, slope, stretched, thinned
 from emstream.segment.instances import components, drop_small, fill_holes
 
 SIGMAS = (0.7, 1.0, 1.5, 2.2, 3.2, 4.5, 6.5)  # px
 BLOCKS = (31, 61, 121)  # px: the local mean that a local threshold is set against
 LEVELS = 256
 CLUSTERS = 3
+TRIED = 8  # grey images whose masks are made, of those that agree most
+EDGE_SIGMA = 1.5  # px of blur at which edges are looked for
 SMALLEST = 12.0  # px²
+OWN_SIGMAS = (1.0, 2.0)  # px
+REACH = 4  # px
+BAND = 7  # px: half of it on either side of a believed edge is not believed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +80,7 @@ def best_level(grey: np.ndarray, belief: np.ndarray, inside: np.ndarray | None =
 def candidates(
     image: np.ndarray, belief: np.ndarray, inside: np.ndarray | None = None, smallest: float = SMALLEST
 ) -> list[Candidate]:
-    """Masks of one frame, the one that agrees most with the belief first.
+    """Masks of one frame, best first: what agrees most with the belief and runs along the image's edges.
 
     image    : (y, x) float32, any unit
     belief   : (y, x) float32 0..1, what a network thinks
@@ -87,14 +92,57 @@ def candidates(
         level, dark, agreement = best_level(grey, belief, inside)
         found.append((agreement, name, grey, level, dark))
     found.sort(key=lambda f: -f[0])
-    made = [(name, grey <= level if dark else grey > level) for _, name, grey, level, dark in found[:4]]
+    made = []
+    for _, name, grey, level, dark in found[:TRIED]:
+        made.append((name, grey <= level if dark else grey > level))
+        half = halfway(grey, level)
+        made.append((f"{name}, half height", grey <= half if dark else grey > half))
     made += [(f"clusters {i}", mask) for i, mask in enumerate(clustered(image, belief))]
     made += [("watershed", seeded(image, belief))]
+    made += [(f"own level, blur {sigma:g}", own_levels(image, belief, sigma)) for sigma in OWN_SIGMAS]
+    steep = slope(blur(stretched(image), EDGE_SIGMA))
     out = []
     for name, mask in made:
         mask = tidy(mask if inside is None else mask & inside, smallest)
-        out.append(Candidate(name, mask, soft_iou(belief, mask, inside)))
-    return sorted(out, key=lambda c: -c.agreement)
+        out.append((edge(mask, steep), Candidate(name, mask, soft_iou(belief, mask, inside))))
+    steepest = max(e for e, _ in out)
+    return [c for _, c in sorted(out, key=lambda x: -x[1].agreement * np.sqrt(x[0] / max(steepest, 1e-9)))]
+
+
+def edge(mask: np.ndarray, steep: np.ndarray) -> float:
+    """Mean slope of the image along the mask's outline: an outline beside the real edge runs where it is flat."""
+    rim = mask & ~cv2.erode(mask.view(np.uint8), np.ones((3, 3), np.uint8), borderValue=1).view(bool)
+    return float(steep[rim].mean()) if rim.any() else 0.0
+
+
+def own_levels(image: np.ndarray, belief: np.ndarray, sigma: float) -> np.ndarray:
+    """Each believed particle cut at half the height of its own edge: particles of different contrast share no level.
+
+    Half height is between the mean inside and the mean of the ring around it, REACH px beyond the believed outline.
+    """
+    smooth = blur(stretched(image), sigma)
+    whole = components(belief > 0.5)
+    wide = whole.astype(np.float32)
+    square = np.ones((3, 3), np.uint8)
+    for _ in range(REACH):
+        wide = np.where(wide > 0, wide, cv2.dilate(wide, square))
+    near = wide
+    for _ in range(REACH):
+        wide = np.where(wide > 0, wide, cv2.dilate(wide, square))
+    near_label, ring = near.astype(np.int32), np.where(near > 0, 0, wide).astype(np.int32)
+    n = int(whole.max()) + 1
+    core = np.where(cv2.erode((whole > 0).view(np.uint8), square).view(bool), whole, 0)
+    inside, outside = _means(core, smooth, n), _means(ring, smooth, n)
+    inside = np.where(np.isfinite(inside), inside, _means(whole, smooth, n))
+    level, dark = ((inside + outside) / 2)[near_label], (inside < outside)[near_label]
+    return np.asarray((near_label > 0) & np.where(dark, smooth < level, smooth > level))
+
+
+def _means(labels: np.ndarray, image: np.ndarray, n: int) -> np.ndarray:
+    """(n,) mean of the image over each label; NaN where there is no pixel."""
+    count = np.bincount(labels.ravel(), minlength=n)
+    total = np.bincount(labels.ravel(), image.ravel(), minlength=n)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def clustered(image: np.ndarray, belief: np.ndarray) -> list[np.ndarray]:
@@ -117,7 +165,8 @@ def clustered(image: np.ndarray, belief: np.ndarray) -> list[np.ndarray]:
 def seeded(image: np.ndarray, belief: np.ndarray) -> np.ndarray:
     """Watershed of the gradient from what is surely particle and surely not (Beucher & Meyer 1993): edges where they are steep."""
     markers = np.zeros(image.shape, np.int32)
-    markers[belief > 0.8], markers[belief < 0.2] = 2, 1
+    for name, sure in ((2, belief > 0.8), (1, belief < 0.2)):  # a band around the belief's edge is left to the image
+        markers[cv2.erode(sure.view(np.uint8), np.ones((BAND, BAND), np.uint8)).view(bool)] = name
     if not (markers == 1).any() or not (markers == 2).any():
         return belief > 0.5
     steep = slope(blur(stretched(image), 1.5))
