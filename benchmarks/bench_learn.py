@@ -29,7 +29,10 @@ from emstream.learn.recipes import run
 from emstream.learn.synthetic import Look
 from emstream.learn.teacher import lesson
 from emstream.segment import SegmentOptions, load
-from emstream.segment.model import read_model, write_model
+from emstream.segment.autoencoder import Autoencoder, dead_channels, simplified
+from emstream.segment.classical import above, otsu, polarity, stretched
+from emstream.segment.instances import components
+from emstream.segment.model import read_autoencoder, read_model, write_model
 from emstream.segment.unet import UNet
 
 WIDE = LearnOptions(
@@ -135,6 +138,74 @@ def movies(work: Path, only: str) -> None:
         print(f"| {name} | {numbers} | {minutes:.1f} | {told} |", flush=True)
 
 
+def few(work: Path) -> None:
+    """Five labelled frames and the unlabelled movie that they are of, against the five frames alone."""
+    movie = simulate.movie(60, (512, 512), dose=4.0, seed=21)
+    labelled = [6, 18, 30, 42, 54]
+    truth = {i: movie.labels(i) > 0 for i in range(2, len(movie), 4)}
+    labels = np.zeros((len(movie), *movie.shape), np.uint16)
+    for i in labelled:
+        labels[i] = movie.labels(i)
+    work.mkdir(parents=True, exist_ok=True)
+    for name, keep in (("alone", labelled), ("movie", list(range(len(movie))))):
+        np.save(work / f"{name}.npy", np.stack([movie.frame(i) for i in keep]))
+        np.save(work / f"{name}_labels.npy", labels[keep])
+    print("| 5 labelled frames, 4 e/px | Dice on frames without a label |\n|---|---|")
+    print(f"| default, not trained | {dice_of('default', movie, truth):.4f} |", flush=True)
+    for name in ("alone", "movie"):
+        options = replace(SHORT, recipe="supervised", validation=0.0)
+        where = work / f"model_{name}"
+        if not where.exists():
+            run(options, [work / f"{name}.npy"], where, str(work / f"{name}_labels.npy"), tell)
+        print(f"| {name} | {dice_of(str(where), movie, truth):.4f} |", flush=True)
+
+
+def autoencoders(data: Path, work: Path) -> None:
+    """The historical autoencoder and its constrained variant on msa_em_sintering: learn on ten frames, judge on the others."""
+    pictures = read_pictures(data / "images", data / "labels")
+    folder = work / "msa_images"
+    folder.mkdir(parents=True, exist_ok=True)
+    for p in pictures[::2]:
+        if not (folder / p.name).exists():
+            (folder / p.name).symlink_to(data / "images" / p.name)
+    print(
+        "| msa, 10 frames not learned from | IoU | Dice | AP50 | dead channels | corr(in, out) |\n|---|---|---|---|---|---|"
+    )
+    for sigma in (0.0, 1.0, 3.0):
+        s = score(lambda image, by=sigma: cut(image, by), pictures[1::2])
+        print(f"| Otsu, Gaussian {sigma:g} | {s['iou']:.3f} | {s['dice']:.3f} | {s['ap50']:.3f} | | |", flush=True)
+    for name, bottleneck in (("the historical one", False), ("pooled, sparse, leaky", True)):
+        for seed in range(2):
+            options = LearnOptions(
+                recipe="autoencoder", bottleneck=bottleneck, seed=seed, validation=0.0, crop_px=128, crops=40, epochs=50,
+                steps_per_epoch=40, invert=0.0, scale=(0.8, 1.2), minutes=0.0,
+            )  # fmt: skip
+            where = work / f"ae-{bottleneck}-{seed}"
+            if not where.exists():
+                run(options, [folder], where, "none")
+            s, net = score(alone(str(where)), pictures[1::2]), read_autoencoder(where)[0]
+            same = np.mean([like(net, p.image) for p in pictures[1::2]])
+            print(
+                f"| {name}, seed {seed} | {s['iou']:.3f} | {s['dice']:.3f} | {s['ap50']:.3f} | {dead_channels(net)} of 12 | {same:.3f} |",
+                flush=True,
+            )
+    for model in ("classical", "default"):
+        s = score(alone(model), pictures[1::2])
+        print(f"| {model} | {s['iou']:.3f} | {s['dice']:.3f} | {s['ap50']:.3f} | | |", flush=True)
+
+
+def cut(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Otsu's threshold on a blurred frame, labelled."""
+    flat = stretched(image if sigma == 0 else cv2.GaussianBlur(image, (0, 0), sigma))
+    level = otsu(flat)
+    return components(above(flat, level, polarity(flat, level)))
+
+
+def like(net: Autoencoder, image: np.ndarray) -> float:
+    """Correlation of an autoencoder's output with its input."""
+    return abs(float(np.corrcoef(simplified(net, image).ravel(), stretched(image).ravel())[0, 1]))
+
+
 def dice_of(model: str, movie: simulate.Movie, truth: Mapping[int, np.ndarray]) -> float:
     """Mean Dice over frames of a movie that a model sees from its first frame on."""
     segmenter = load(SegmentOptions(model=model, judge_every=0), threads=1)
@@ -178,7 +249,7 @@ def alone(model: str) -> Any:
 def main() -> None:
     """Run what was asked for."""
     ask = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    ask.add_argument("what", choices=["emps", "movies"])
+    ask.add_argument("what", choices=["emps", "movies", "few", "autoencoder"])
     ask.add_argument("--only", default="", help="part of a movie's name")
     ask.add_argument("--work", type=Path, required=True)
     ask.add_argument("--data", type=Path)
@@ -186,8 +257,12 @@ def main() -> None:
     given = ask.parse_args()
     if given.what == "emps":
         emps(given.data / "emps_train", given.work, given.minutes)
-    else:
+    elif given.what == "movies":
         movies(given.work, given.only)
+    elif given.what == "few":
+        few(given.work / "few")
+    else:
+        autoencoders(given.data / "msa_em_sintering", given.work)
 
 
 if __name__ == "__main__":

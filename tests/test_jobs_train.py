@@ -80,7 +80,7 @@ def test_a_training_killed_at_any_step_ends_with_the_same_numbers(tmp_path: Path
     np.save(tmp_path / "labels.npy", np.stack([scene.labels(i) for i in range(8)]))
     options = LearnOptions(
         recipe="supervised", widths=(8, 16), crop_px=64, crops=4, epochs=6, steps_per_epoch=4, batch=2, drawn=0.0,
-        neighbours=2, start_from="", validation=0.3,
+        neighbours=2, start_from="none", validation=0.3,
     )  # fmt: skip
     labels = str(tmp_path / "labels.npy")
     whole = train(options, [tmp_path / "movie.npy"], tmp_path / "whole", labels=labels)

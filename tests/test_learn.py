@@ -21,7 +21,15 @@ from emstream.segment import SegmentOptions, load
 from emstream.segment.unet import UNet
 
 TINY = LearnOptions(
-    recipe="supervised", widths=(8, 16, 16), epochs=2, steps_per_epoch=5, batch=2, crop_px=64, simulated=0.0, crops=2
+    recipe="supervised",
+    widths=(8, 16, 16),
+    epochs=2,
+    steps_per_epoch=5,
+    batch=2,
+    crop_px=64,
+    simulated=0.0,
+    crops=2,
+    start_from="none",
 )
 
 
@@ -111,7 +119,7 @@ def folder(tmp_path: Path) -> Path:
 def test_training_learns_is_written_and_can_be_used(folder: Path) -> None:
     options = LearnOptions(
         recipe="supervised", widths=(8, 16, 32), epochs=4, steps_per_epoch=30, batch=4, crop_px=64, drawn=0.3,
-        simulated=0, scale=(0.8, 1.2), invert=0, learning_rate=5e-3, validation=0.3, crops=8,
+        simulated=0, scale=(0.8, 1.2), invert=0, learning_rate=5e-3, validation=0.3, crops=8, start_from="none",
     )  # fmt: skip
     heard: list[float] = []
     numbers = train(

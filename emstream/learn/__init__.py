@@ -31,7 +31,7 @@ class LearnOptions:
     weight_decay: float = 0.02
     widths: tuple[int, ...] = (24, 48, 96, 128)
     validation: float = 0.15  # share of the pictures that are kept for validation, chosen by the hash of their name
-    start_from: str = ""  # model folder whose weights are the start; "default" = the shipped ones
+    start_from: str = "default"  # model folder whose weights are the start; default = the shipped ones, none = fresh
     frames: int = 64  # of each run or movie, spread in time
     crops: int = 24  # of each frame
     neighbours: int = 8  # frames on either side that show a student's teacher what a frame shows; 0 = the frame itself

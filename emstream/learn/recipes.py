@@ -43,7 +43,8 @@ def run(
     check(options, labels)
     work = workplace(out, options, inputs, labels)
     seen = prepare.look_over(inputs, labels, options, spread)
-    teacher = "" if options.recipe == "autoencoder" else model_folder(options.start_from or "default")
+    teacher = "" if options.recipe == "autoencoder" else model_folder(options.start_from)
+    start = "" if options.start_from == "none" else teacher
     wanted = candidates(options)
     found: list[dict[str, Any]] = []
     records: list[Record] = []
@@ -54,11 +55,11 @@ def run(
         log.info("data set", extra={"round": turn + 1, "lessons": len(kept), "crops": len(kept) * options.crops})
         judged = [r.path for r in records if r.sealed]
         tasks = [
-            (c, options, str(path), judged, str(work / f"candidate-{turn}-{c.name}"), teacher, progress) for c in wanted
+            (c, options, str(path), judged, str(work / f"candidate-{turn}-{c.name}"), start, progress) for c in wanted
         ]
         found = (spread_training or spread)(train_candidate, tasks)
         best = max(range(len(wanted)), key=lambda k: found[k]["validation"].get("iou", 0.0))
-        teacher = str(work / f"candidate-{turn}-{wanted[best].name}")
+        teacher = start = str(work / f"candidate-{turn}-{wanted[best].name}")
     return publish(options, seen, records, work, out, labels, incumbent, wanted, found, spread)
 
 
@@ -143,7 +144,7 @@ def candidates(options: LearnOptions) -> list[Candidate]:
 
 def model_folder(model: str) -> str:
     """The folder of a network: of `default`, which also stands in for `classical`, or of a model by its path."""
-    return str(SHIPPED / "default") if model in ("default", "classical") else model
+    return str(SHIPPED / "default") if model in ("", "none", "default", "classical") else model
 
 
 def check(options: LearnOptions, labels: str) -> None:
