@@ -79,7 +79,7 @@ def placed(
         half = side / scale / 2 * (abs(np.cos(np.deg2rad(angle))) + abs(np.sin(np.deg2rad(angle))))
         if 2 * half <= min(y1 - y0, x1 - x0):
             break
-    low, high = np.array([y0 + half, x0 + half]), np.array([y1 - half, x1 - half])
+    low, high = np.array([y0 + half, x0 + half]), np.array([y1 - 1 - half, x1 - 1 - half])
     middle = np.array([(y0 + y1) / 2, (x0 + x1) / 2])
     low, high = np.minimum(low, np.where(low > high, middle, low)), np.maximum(high, np.where(low > high, middle, high))
     if aim is None:

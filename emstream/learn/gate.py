@@ -30,7 +30,7 @@ from emstream.segment.scale import reduce
 
 Segment = Callable[[np.ndarray], np.ndarray]
 CHECKS = ("consistency", "agreement", "inserted")
-SLACK = 0.02  # by so much a single check may be worse when the mean is better
+SLACK = 0.02  # by so much, or by what the mean gains, a single check may be worse: who sees nothing is consistent
 TIE = 0.002  # a mean that is better by less is no reason to change a model
 WEAK, STRONG = 0.12, 0.6  # contrast of what is inserted
 INSERTED = 12  # particles, at most
@@ -206,11 +206,11 @@ def promoted(student: Mapping[str, Any], incumbent: Mapping[str, Any]) -> tuple[
     """Whether the student replaces the incumbent, and why, in words. Both as `examine` gives them."""
     if "dice" in student and student["dice"] < incumbent["dice"] - TIE:
         return False, f"on labelled frames its Dice is {student['dice']:.3f}, the old model's {incumbent['dice']:.3f}"
-    worse = [k for k in CHECKS if k in student and student[k] < incumbent[k] - SLACK]
+    better = student["score"] - incumbent["score"]
+    worse = [k for k in CHECKS if k in student and student[k] < incumbent[k] - max(SLACK, better)]
     if worse:
         told = ", ".join(f"{k} {student[k]:.3f} against {incumbent[k]:.3f}" for k in worse)
         return False, f"it is worse where no label is needed to see it: {told}"
-    better = student["score"] - incumbent["score"]
     if "dice" in student and student["dice"] > incumbent["dice"] + TIE:
         return True, f"on labelled frames its Dice is {student['dice']:.3f}, the old model's {incumbent['dice']:.3f}"
     if not better > TIE:
