@@ -274,7 +274,9 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", metavar="MODEL", help="Folder of the new model.")] = None,
     labels: Annotated[
         str,
-        typer.Option(help="none; a folder of label pictures; a COCO file; a painted stack; the name of a run's labels."),
+        typer.Option(
+            help="none; a folder of label pictures; a COCO file; a painted stack; the name of a run's labels."
+        ),
     ] = "none",
     recipe: Annotated[
         str,

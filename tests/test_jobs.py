@@ -85,7 +85,15 @@ def test_a_model_is_trained_on_a_worker_and_segments(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "pictures" / f"{i}.png"), np.clip(scene.frame(0) * 2, 0, 255).astype(np.uint8))
         cv2.imwrite(str(tmp_path / "masks" / f"{i}.png"), (scene.labels(0) > 0).astype(np.uint8) * 255)
     learn = dataclasses.replace(
-        SETTINGS.learn, epochs=2, steps_per_epoch=3, batch=2, crop_px=64, widths=(8, 16), validation=0.3, start_from="none", crops=4
+        SETTINGS.learn,
+        epochs=2,
+        steps_per_epoch=3,
+        batch=2,
+        crop_px=64,
+        widths=(8, 16),
+        validation=0.3,
+        start_from="none",
+        crops=4,
     )
     settings = dataclasses.replace(SETTINGS, learn=learn)
     numbers = train(
