@@ -237,7 +237,7 @@ class Daemon:
         stored = Stored(self.out)
         server = start(
             self.latest, self.settings.view, metrics=self.metrics, runs=stored.runs, ready=self._ready, shelf=stored,
-            alarms=self.alarms,
+            alarms=self.alarms, key=self.out / ".emstream" / "page.key",
         )  # fmt: skip
         given = bool(self.settings.view.token)  # a token that the user chose stays out of the log
         self.url = server.url.partition("?")[0] if given else server.url

@@ -59,6 +59,9 @@ class Shelf:
             latest.show(planted(i))
         return latest.curves(run) or {}
 
+    def labels(self, run: str) -> list[str]:
+        return ["particles"]
+
     def events(self, run: str, track: int | None = None) -> list[dict[str, Any]]:
         return []
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
+import os
 import secrets
 import socket
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -71,6 +74,23 @@ def new_token() -> str:
     return secrets.token_urlsafe(24)
 
 
+def lasting_key(path: Path) -> bytes | None:
+    """A secret that outlives the daemon, in a file that only its owner can read: who was let in once stays in when the
+    daemon starts again with a new token. None where the file system cannot keep it to the owner.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+        stat, key = path.lstat(), path.read_bytes()
+    except OSError:
+        return None
+    own = stat.st_uid == os.getuid() and not stat.st_mode & 0o077 and not os.path.islink(path)
+    return key if own and len(key) == 32 else None
+
+
 def check_exposure(address: Address, token: str) -> None:
     """Beyond this machine only with a token that was chosen on purpose.
 
@@ -88,13 +108,17 @@ class Gate:
 
     - the Host header must name this server (a foreign page cannot rebind its name to us): 421
     - an Origin header must equal the Host (a foreign page cannot call or open a WebSocket): 403
+    key : what the cookie is made of instead of the token, see `lasting_key`
+
     - all but OPEN_PATHS ask for the token: header `Authorization: token …`, the cookie, or `/?token=…` once: 401
     """
 
-    def __init__(self, app: ASGIApp, *, address: Address, token: str, hosts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, *, address: Address, token: str, hosts: tuple[str, ...] = (), key: bytes | None = None
+    ) -> None:
         self.app, self.address, self.token = app, address, token
         self.cookie = f"emstream_{address.port}"  # cookies do not tell ports apart
-        self.ticket = hmac.new(token.encode(), b"emstream cookie", hashlib.sha256).hexdigest()
+        self.ticket = hmac.new(key or token.encode(), b"emstream cookie", hashlib.sha256).hexdigest()
         names = {"localhost", "127.0.0.1", "::1", address.host, *hosts}
         if not address.loopback:
             names |= {socket.gethostname().lower(), socket.getfqdn().lower()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WINDOW_S = 30.0
-POINTS = 32  # frames that the line goes through; a fast camera's are thinned
+POINTS = 32  # frames that the line goes through, and up to twice as many: a fast camera's are thinned, the more the longer it runs
 LEAST_FRAMES = 8  # a slow camera's reach further back than the window, until there are this many
 LEAST = 4  # frames in which a particle must have been measured
 
@@ -27,7 +27,7 @@ UNKNOWN = Pace()
 
 
 class Growth:
-    """Radii of the last `window_s` seconds, at most POINTS frames of them.
+    """Radii of the last `window_s` seconds, in at most 2 · POINTS frames of them.
 
     A particle's rate is the slope of its equivalent radius against time by ordinary least squares, its error the
     slope's standard error, sqrt(sum of squares left / (n - 2) / sum (t - mean t)²): `measure.kinetics.growth_rate`
@@ -37,6 +37,7 @@ class Growth:
     def __init__(self, window_s: float = WINDOW_S) -> None:
         self.window_s = window_s
         self._pace: Pace | None = UNKNOWN  # None = the line is to be drawn anew
+        self._step_s = 0.0  # a frame that is nearer to the one before is left out
         self._frames: deque[tuple[float, np.ndarray, np.ndarray]] = deque()  # time, tracks, radii px
         self._tracks = np.empty(0, np.int64)
         self._rate = self._error = np.empty(0)
@@ -50,17 +51,21 @@ class Growth:
             return
         if self._frames and time_s < self._frames[-1][0]:
             self.forget()  # another recording
-        if self._frames and time_s - self._frames[-1][0] < self.window_s / POINTS * 0.999:
+        if self._frames and time_s - self._frames[-1][0] < self._step_s * 0.999:
             return
         good = tracks >= 0 if whole is None else (tracks >= 0) & whole
         self._frames.append((time_s, tracks[good], diameters[good].astype(np.float64) / 2))
         while len(self._frames) > LEAST_FRAMES and time_s - self._frames[0][0] > self.window_s:
             self._frames.popleft()
+        if len(self._frames) > 2 * POINTS:
+            self._frames = deque(list(self._frames)[::2])  # the newest stays: their number is odd
+            self._step_s = (time_s - self._frames[0][0]) / POINTS
         self._pace = None
 
     def forget(self) -> None:
         """What comes next does not follow what came before."""
         self._frames.clear()
+        self._step_s = 0.0
         self._pace, self._tracks = UNKNOWN, np.empty(0, np.int64)
 
     @property

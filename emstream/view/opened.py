@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from emstream import measure
+from emstream.errors import EmstreamError, NotARun
 from emstream.messages import Rect, Status
 from emstream.store.run import Run
 from emstream.view.growth import LEAST_FRAMES, Growth
 from emstream.view.history import History, binned
+from emstream.view.line import SAMPLES, Kymograph
 from emstream.view.shown import Shown, summary, whereabouts
 from emstream.view.table import ParticleTable
 
@@ -23,7 +26,7 @@ ROWS = 256  # of the columns that are read at once
 FRESH_S = 1.0  # rows that may still change are read again after this time
 SIZED = 512  # points of the curves, about, whose sizes are read from the table of a long run
 UNSEGMENTED = 4096  # last frames of a growing run that may have got their particles since
-REACH = 4  # parts of the table that are read to tell how a particle grew
+REACH = 100_000  # rows of the table, about, that are read to tell how a particle grew
 _CELLS = ("time_s", "shift", "confidence", "anchor", "status", "area_fraction")
 _EMPTY = {"time_s": math.nan, "shift": (0.0, 0.0), "confidence": math.nan, "anchor": 0, "status": 0,
           "area_fraction": math.nan}  # fmt: skip
@@ -36,6 +39,7 @@ class Opened:
         self.run, self.table = run, ParticleTable(run)
         self._history = History(capacity)
         self._rows: dict[int, tuple[float, int, dict[str, np.ndarray]]] = {}  # block → when, rows there were, cells
+        self.lines = Kymograph(self._coarse, run.shape)
         self._growing = threading.Lock()
         self._added, self._added_at = (0, ""), -math.inf  # frames whose numbers are in the curves, and the run's state
         self._sizer: threading.Thread | None = None
@@ -76,6 +80,33 @@ class Opened:
             areas=areas, places=places, whole=~np.asarray(columns["touches_border"], bool), growth=rate,
             growth_error=error, pace=growth.pace, model=models[-1]["name"] if models else "",
         )  # fmt: skip
+
+    def _coarse(self, index: int) -> tuple[np.ndarray, Rect]:
+        """What a kymograph needs of a frame."""
+        y, x = (float(v) for v in self._cells(index)["shift"])
+        return self.run.frame(index, self._level(SAMPLES)), _covered(self.run.shape, (y, x))
+
+    def time_s(self, index: int) -> float:
+        """When a frame was taken; NaN when the run does not tell."""
+        return float(self._cells(index)["time_s"])
+
+    def versions(self) -> list[str]:
+        """Names of the label images: `particles`, then those of other models or people."""
+        try:
+            told = json.loads((self.run.path / "labels" / "zarr.json").read_bytes())
+            names = [str(name) for name in told["attributes"]["ome"]["labels"]]
+        except (OSError, ValueError, KeyError):
+            return ["particles"]
+        return sorted(names, key=lambda name: name != "particles")
+
+    def version(self, name: str, index: int, size: int) -> np.ndarray | None:
+        """(y, x) labels of a frame in another label image; None when it has none for this frame. raises : NotARun"""
+        if name not in self.versions():
+            raise NotARun(f"the run {self.run.name} has no labels {name!r}", f"there are {', '.join(self.versions())}")
+        try:
+            return self.run._one(f"labels/{name}/{self._level(2 * size)}", index)
+        except (OSError, KeyError, IndexError, EmstreamError):
+            return None
 
     def _level(self, size: int) -> int:
         """The coarsest level whose longer side is at least `size`."""
@@ -118,7 +149,8 @@ class Opened:
         for part in reversed([p for p in self.table.parts() if p[0] <= index]):
             rows = self.table.rows(part, part[0], index)
             need.append(rows)
-            if len(need) >= REACH or not len(rows["frame"]) or rows["time_s"][0] < time_s - growth.window_s:
+            early = len(rows["frame"]) and rows["time_s"][0] < time_s - growth.window_s
+            if early or sum(len(r["frame"]) for r in need) > REACH:
                 break
         for rows in reversed(need):
             for frame, of in _frames(rows, time_s - growth.window_s):

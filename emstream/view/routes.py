@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, Protocol
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from emstream.errors import BadRule, EmstreamError
 from emstream.metrics import CONTENT_TYPE, Metrics
 from emstream.view.alarms import MOST, Alarms
 from emstream.view.latest import Latest
+from emstream.view.line import Line
 from emstream.view.rules import QUANTITIES
 from emstream.view.shown import Shown
 from emstream.view.socket import Feed
@@ -47,6 +49,18 @@ class Shelf(Protocol):
 
     def distribution(self, run: str) -> dict[str, Any]:
         """How the sizes of a stored run change, as `History.distribution`. Raises NotARun."""
+        ...
+
+    def line(self, run: str, line: Line) -> dict[str, Any]:
+        """A kymograph of a stored run. Raises NotARun."""
+        ...
+
+    def labels(self, run: str) -> list[str]:
+        """Names of the label images of a stored run. Raises NotARun."""
+        ...
+
+    def version(self, run: str, name: str, index: int, size: int = 512) -> np.ndarray | None:
+        """Labels of a stored frame in one of them; None when it has none for this frame. Raises NotARun."""
         ...
 
     def events(self, run: str, track: int | None = None) -> list[dict[str, Any]]:
@@ -86,6 +100,8 @@ class Routes:
                 Route("/api/history", self.history, methods=["GET"]),
                 Route("/api/distribution", self.distribution, methods=["GET"]),
                 Route("/api/runs/{run}/frame/{index:int}", self.frame, methods=["GET"]),
+                Route("/api/runs/{run}/line", self.line, methods=["GET"]),
+                Route("/api/runs/{run}/labels", self.labels, methods=["GET"]),
                 Route("/api/runs/{run}/tracks/{track:int}", self.track, methods=["GET"]),
                 Route("/api/events", self.events, methods=["GET"]),
                 Route("/api/alarms", self.watched, methods=["GET"]),
@@ -155,14 +171,44 @@ class Routes:
         if self.shelf is None:
             return JSONResponse({"error": "no stored runs here"}, status_code=404)
         try:
-            message = await run_in_threadpool(self._stored, request.path_params["run"], request.path_params["index"])
+            message = await run_in_threadpool(
+                self._stored,
+                request.path_params["run"],
+                request.path_params["index"],
+                request.query_params.get("over", ""),
+            )
         except EmstreamError as err:
             return JSONResponse({"error": str(err)}, status_code=404)
         return Response(message, media_type="application/octet-stream")
 
-    def _stored(self, run: str, index: int) -> bytes:
+    def _stored(self, run: str, index: int, over: str) -> bytes:
         assert self.shelf is not None
-        return pack(self.shelf.frame(run, index, self.feed.size), size=self.feed.size)[0]
+        size = self.feed.size
+        other = self.shelf.version(run, over, index, size) if over else None
+        return pack(self.shelf.frame(run, index, size), size=size, over=other)[0]
+
+    async def line(self, request: Request) -> Response:
+        """A kymograph: ?from=Y,X&to=Y,X as shares 0..1 of the frame; ask again until it is `complete`."""
+        ends = [request.query_params.get(key, "").split(",") for key in ("from", "to")]
+        try:
+            (y0, x0), (y1, x1) = ([round(float(v), 4) for v in end] for end in ends)
+        except ValueError:
+            return JSONResponse({"error": "?from=Y,X&to=Y,X, shares 0..1 of the frame"}, status_code=400)
+        if not all(0 <= v <= 1 for v in (y0, x0, y1, x1)) or (y0, x0) == (y1, x1):
+            return JSONResponse({"error": "a line lies within the frame, 0..1, and has a length"}, status_code=400)
+        return await self._shelved(lambda shelf, run: shelf.line(run, (y0, x0, y1, x1)), request)
+
+    async def labels(self, request: Request) -> Response:
+        """The label images of a run: `frame/N?over=NAME` lays one over the particles."""
+        return await self._shelved(lambda shelf, run: {"run": run, "labels": shelf.labels(run)}, request)
+
+    async def _shelved(self, ask: Callable[[Shelf, str], dict[str, Any]], request: Request) -> Response:
+        if self.shelf is None:
+            return JSONResponse({"error": "no stored runs here"}, status_code=404)
+        try:
+            return JSONResponse(await run_in_threadpool(ask, self.shelf, request.path_params["run"]))
+        except EmstreamError as err:
+            return JSONResponse({"error": str(err)}, status_code=404)
 
     async def events(self, request: Request) -> Response:
         """Of a run whose events are in memory those, else what its table has."""

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -13,7 +14,7 @@ import uvicorn
 from emstream.errors import AddressRefused
 from emstream.metrics import Metrics
 from emstream.view import ViewOptions
-from emstream.view.access import Address, Gate, check_exposure, new_token
+from emstream.view.access import Address, Gate, check_exposure, lasting_key, new_token
 from emstream.view.alarms import Alarms
 from emstream.view.latest import Latest
 from emstream.view.routes import Routes, Shelf
@@ -80,6 +81,7 @@ def start(
     ready: Callable[[], tuple[bool, list[str]]],
     shelf: Shelf | None = None,
     alarms: Alarms | None = None,
+    key: Path | None = None,
 ) -> Server:
     """Serve the page at `options.http` (must be set) until `stop()` or the end of the process.
 
@@ -87,6 +89,8 @@ def start(
     ready  : whether frames can be taken in now, and if not why; called in a worker thread
     shelf  : stored frames, for looking back; None = live only
     alarms : what watches the numbers; None = nothing does (stored runs)
+    key    : file of the secret that keeps open pages in when the daemon starts again with a random token; a token
+             that was chosen does that itself, and its change locks all out
     raises : AddressRefused
     """
     wanted = Address.parse(options.http or "")
@@ -97,7 +101,8 @@ def start(
     feed = Feed(latest, options.max_clients, options.preview_px, alarms)
     app = Routes(latest, metrics, runs, ready, shelf, feed, alarms).app()
     names = tuple(name.strip() for name in options.hosts.split(",") if name.strip())
-    return Server(Gate(app, address=address, token=token, hosts=names), sock, address, token).start()
+    secret = lasting_key(key) if key is not None and not options.token else None
+    return Server(Gate(app, address=address, token=token, hosts=names, key=secret), sock, address, token).start()
 
 
 def _bind(address: Address) -> socket.socket:

@@ -9,15 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emstream.errors import EmstreamError, NotARun
 from emstream.metrics import Metrics
 from emstream.store.run import Run
 from emstream.view import ViewOptions, particles
 from emstream.view.history import History
 from emstream.view.latest import Latest
+from emstream.view.line import Line
 from emstream.view.opened import Opened
 from emstream.view.server import Server, start
-from emstream.view.shown import DaemonStatus, Shown
+from emstream.view.shown import DaemonStatus, Shown, finite
 
 OPEN = 8  # runs that are remembered
 
@@ -105,6 +108,22 @@ class Stored:
     def distribution(self, run: str) -> dict[str, Any]:
         """How the sizes of a run change, as `History.distribution`. raises : NotARun"""
         return {"run": run, **self.opened(run).grown().distribution()}
+
+    def line(self, run: str, line: Line) -> dict[str, Any]:
+        """A kymograph, as `Kymograph.picture`, with the times of its frames. raises : NotARun"""
+        opened = self.opened(run)
+        size = opened.run.pixel_size_nm
+        nm = None if size is None else math.sqrt(size[0] * size[1])
+        picture = opened.lines.picture(line, opened.run.n, nm)
+        return {"run": run, **picture, "time_s": [finite(opened.time_s(i)) for i in picture["frame"]]}
+
+    def labels(self, run: str) -> list[str]:
+        """Names of the label images of a run, `particles` first. raises : NotARun"""
+        return self.opened(run).versions()
+
+    def version(self, run: str, name: str, index: int, size: int = 512) -> np.ndarray | None:
+        """Labels of a frame in another label image, of a level fit for `size` px; None when it has none. raises : NotARun"""
+        return self.opened(run).version(name, index, size)
 
     def recall(self, run: str) -> History:
         """The curves of a run that goes on after a restart, for the page of the daemon. raises : NotARun"""

@@ -12,7 +12,7 @@ import numpy as np
 
 from emstream.store.run import Run
 
-PARTS = 6  # that stay in memory, a few MB each
+MOST_ROWS = 400_000  # of parts that stay in memory, some 30 MB
 LOOK_EVERY_S = 1.0  # at new parts
 COLUMNS = ("frame", "time_s", "label", "track", "y", "x", "area", "diameter", "touches_border")
 _UNITS = ("_nm2", "_nm", "_px")
@@ -81,7 +81,7 @@ class ParticleTable:
         columns = _columns(self.path / part[2], self._size)
         with self._lock:
             self._parts[key] = columns
-            while len(self._parts) > PARTS:
+            while len(self._parts) > 1 and sum(len(p["frame"]) for p in self._parts.values()) > MOST_ROWS:
                 self._parts.popitem(last=False)
         return columns
 

@@ -15,17 +15,25 @@ MAGIC = b"EMS1"
 
 
 def pack(
-    shown: Shown, labelled: Shown | None = None, *, size: int = 512, window: Window | None = None, **more: Any
+    shown: Shown,
+    labelled: Shown | None = None,
+    *,
+    size: int = 512,
+    window: Window | None = None,
+    over: np.ndarray | None = None,
+    **more: Any,
 ) -> tuple[bytes, Window]:
     """The message that the page draws.
 
     MAGIC, length of the header (uint32, little endian), the header (JSON, padded with spaces so that the binary
-    part begins at a multiple of 4), outlines (starts int32, particle int32, points uint16), then the picture (uint8).
+    part begins at a multiple of 4), outlines (starts int32, particle int32, points uint16), the same of `over` when the
+    header's `over` is not None, then the picture (uint8).
 
     labelled : the newest frame with labels, when `shown` has none yet: its outlines and sizes are sent, and
                `outlines_frame` says whose they are (positions are on the anchor, so they still fit)
     size     : px of the picture's longer side
     window   : the stretch of the frame before, as `preview` wants it
+    over     : (y, x) labels of another version, laid over
     more     : goes into the header
     returns  : the message, and the window for the next frame
     """
@@ -40,10 +48,13 @@ def pack(
         borrowed = source.numbers()
         header |= {k: borrowed[k] for k in ("particles", "area_fraction", "agreement", "model", "sizes")}
     h, w = picture.shape
-    header |= {"w": w, "h": h, "factor": factor, **_counts(lines)}
+    other = None if over is None else outlines(over)
+    header |= {"w": w, "h": h, "factor": factor, **_counts(lines), "over": _counts(other) if other else None}
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)
-    return b"".join((MAGIC, struct.pack("<I", len(text)), text, *_arrays(lines), picture.tobytes())), window
+    return b"".join(
+        (MAGIC, struct.pack("<I", len(text)), text, *_arrays(lines), *_arrays(other), picture.tobytes())
+    ), window
 
 
 def unpack(message: bytes) -> tuple[dict[str, Any], np.ndarray, Outlines | None]:
@@ -63,6 +74,8 @@ def unpack(message: bytes) -> tuple[dict[str, Any], np.ndarray, Outlines | None]
         points = np.frombuffer(message, "<u2", 2 * m, at + 4 * (2 * n + 1)).reshape(m, 2)
         lines = Outlines(points, starts, particle)
         at += 4 * (2 * n + 1) + 4 * m
+    if header.get("over"):
+        at += 4 * (2 * header["over"]["polygons"] + 1) + 4 * header["over"]["points"]
     h, w = header["h"], header["w"]
     return header, np.frombuffer(message, np.uint8, h * w, at).reshape(h, w), lines
 

@@ -8,10 +8,9 @@ export function unpack(buffer) {
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
   let at = 8 + length;
   const take = (type, n) => { const part = new type(buffer, at, n); at += part.byteLength; return part; };
-  const lines = header.outlines_frame === null ? null : {
-    starts: take(Int32Array, header.polygons + 1), particle: take(Int32Array, header.polygons), points: take(Uint16Array, 2 * header.points),
-  };
-  return { header, lines, pixels: take(Uint8Array, header.w * header.h) };
+  const outlines = ({ polygons, points }) => ({ starts: take(Int32Array, polygons + 1), particle: take(Int32Array, polygons), points: take(Uint16Array, 2 * points) });
+  const lines = header.outlines_frame === null ? null : outlines(header), over = header.over ? outlines(header.over) : null;
+  return { header, lines, over, pixels: take(Uint8Array, header.w * header.h) };
 }
 
 // onFrame(message), onStatus(daemon), onLink(connected). credit() asks for the next frame, look(run) for another run.

@@ -2,7 +2,7 @@
 import { trackColour } from "./colours.js";
 import { ENDS, row } from "./happenings.js";
 import { Past } from "./past.js";
-import { inUnits } from "./stage.js";
+import { inUnits } from "./numbers.js";
 
 const $ = (id) => document.getElementById(id), SURE_AFTER = 10, ASK_AGAIN_MS = 5000;
 const three = (x) => (x >= 1000 ? Math.round(x) : +x.toPrecision(3));

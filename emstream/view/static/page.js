@@ -1,38 +1,17 @@
 // The page: what is shown (live, paused, or a frame looked up), and every number on it.
+import { Alarms } from "./alarms.js";
 import { Charts, Curves, elapsedUnit } from "./charts.js";
 import { Feed, unpack } from "./feed.js";
 import { Happenings } from "./happenings.js";
 import { Inspector } from "./inspect.js";
-import { Stage, inUnits } from "./stage.js";
+import { LineView } from "./line.js";
+import { $, digits, put, remembered, span } from "./numbers.js";
+import { Stage } from "./stage.js";
+import { daemon, tiles, warn } from "./tiles.js";
 
-const $ = (id) => document.getElementById(id);
+const COLOURS = ["track", "size", "growth"], CALM_MS = 300;
 const stage = new Stage($("view")), charts = new Charts(), curves = new Curves();
-const now = { run: null, current: "", frames: 0, mode: "live", paused: false, linked: false, why: "", daemon: null, message: null, pending: null, runs: [], playing: null, asked: 0, dirty: false };
-
-// ---- numbers
-const digits = (x, n = 3) => (x === 0 ? "0" : Math.abs(x) >= 10 ** (n - 1) ? Math.round(x).toLocaleString("en", { useGrouping: true }).replaceAll(",", " ") : String(+x.toPrecision(n)));
-function put(id, value, unit = "") {
-  const text = value === null || value === undefined || Number.isNaN(value) ? "–" : typeof value === "number" ? digits(value) : value;
-  const element = $(id), wanted = text === "–" ? text : text + unit;
-  if (element.dataset.shown === wanted) return;
-  element.dataset.shown = wanted;
-  element.textContent = text;
-  if (unit && text !== "–") { const u = document.createElement("span"); u.className = "u"; u.textContent = unit; element.append(u); }
-}
-function putLength(id, value, unit, per = "") {
-  if (value === null || value === undefined) { put(id, null); return; }
-  const [n, u] = unit === "nm" ? inUnits(value) : [value, unit];
-  put(id, +n.toPrecision(3), u + per);
-}
-function span(seconds) {
-  const s = Math.max(0, Math.floor(seconds)), two = (n) => String(n).padStart(2, "0");
-  return s < 3600 ? `${Math.floor(s / 60)}:${two(s % 60)}` : `${Math.floor(s / 3600)}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
-}
-function bytes(n) {
-  const units = ["B", "kB", "MB", "GB", "TB", "PB"]; let i = 0;
-  while (n >= 1000 && i < 5) { n /= 1000; i++; }
-  return [+n.toPrecision(3), units[i]];
-}
+const now = { run: null, current: "", frames: 0, mode: "live", paused: false, linked: false, why: "", daemon: null, message: null, pending: null, runs: [], playing: null, wished: 0, dirty: false };
 
 // ---- one frame
 function sizeRange(diameters) { // colours follow the sizes slowly
@@ -45,40 +24,38 @@ function sizeRange(diameters) { // colours follow the sizes slowly
 function draw(message) {
   const { header } = message;
   now.message = message; now.dirty = true;
-  if (header.run !== now.run || header.run !== inspector.run) { now.run = inspector.run = header.run; now.range = null; charts.clear(); curves.clear(); happenings.clear(); inspector.newRun(); }
+  if (header.run !== now.run || header.run !== inspector.run) { now.run = inspector.run = header.run; now.range = null; now.fastest = 0; charts.clear(); curves.clear(); happenings.clear(); line.clear(header.run); inspector.newRun(); loadLabels(header.run); }
   if (now.mode === "live") now.frames = header.frame + 1;
-  inspector.follow(message);
+  inspector.follow(message); line.mark(header.frame); fastest(header.sizes.growth);
   stage.show(message, sizeRange(header.sizes.diameters));
   inspector.show();
   put("frame", digits(header.frame, 12));
   put("clock", header.time_s > 1e8 ? new Date(header.time_s * 1000).toLocaleString("sv") : null);
-  put("particles", header.particles);
-  putLength("median", header.sizes.median, header.sizes.unit);
-  put("area", header.area_fraction === null ? null : +(header.area_fraction * 100).toPrecision(3), "%");
-  const nm = header.drift_speed_nm_per_s;
-  putLength("speed", nm ?? header.drift_speed_px_per_s, nm === null ? "px" : "nm", "/s");
-  put("confidence", header.confidence === null ? null : header.confidence.toFixed(2));
-  $("confidence").classList.toggle("low", header.confidence !== null && header.confidence < 0.3);
-  $("unit-note").hidden = header.pixel_size_nm !== null;
+  tiles(header, now.daemon);
   $("sizes-of").textContent = header.outlines_frame === null || header.outlines_frame === header.frame ? "this frame" : `frame ${digits(header.outlines_frame, 12)}`;
   elapsed(); scrubber(); describe();
   document.documentElement.dataset.frame = header.frame;
+}
+function fastest(growth) { // the rate at the two ends of the colours follows slowly
+  const known = (growth ?? []).filter((v) => v !== null).map(Math.abs).sort((a, b) => a - b);
+  if (!known.length) return;
+  const wanted = known[Math.floor(0.9 * (known.length - 1))] || 1e-9;
+  stage.fastest = now.fastest = now.fastest ? now.fastest + (wanted - now.fastest) * 0.1 : wanted;
 }
 function elapsed() {
   const start = curves.start, t = now.message?.header.time_s;
   put("elapsed", start === null || t === undefined ? null : span(t - start));
 }
-function onFrame(message) {
-  if (now.mode !== "live" || now.paused) { now.held = true; return; }
-  const first = now.pending === null;
-  now.pending = message;
-  if (first) requestAnimationFrame(() => {
-    const newest = now.pending;
-    now.pending = null;
-    if (now.mode !== "live" || now.paused) { now.held = true; return; }
-    draw(newest);
-    feed.credit();
-  });
+function onFrame(message) { // drawn at once: a frame comes only after the one before was drawn; unseen pages wait until they are looked at
+  if (document.hidden) { const first = !now.pending; now.pending = message; if (first) requestAnimationFrame(drawPending); return; }
+  now.pending = message; drawPending();
+}
+function drawPending() {
+  const newest = now.pending;
+  now.pending = null;
+  if (!newest || now.mode !== "live" || now.paused) { now.held = true; return; }
+  draw(newest);
+  feed.credit(); charts.gap();
 }
 
 // ---- state and warnings
@@ -94,34 +71,14 @@ function describe() {
   $("live").dataset.on = String(now.mode === "live" && !now.paused); $("live").disabled = !canGoLive() || (now.mode === "live" && !now.paused);
   $("run-name").textContent = now.run ?? "no run yet";
   $("empty").textContent = now.linked ? "Waiting for the first frame" : "Connecting";
-  document.title = now.run ? `${now.run} · emstream` : "emstream";
-  warn();
-}
-function warn() {
-  const d = now.daemon, header = now.message?.header, list = [...(d?.warnings ?? [])];
-  if (d && !d.watch_up) list.push("No hints from the file system: new frames are found by scanning");
-  if (d?.lost) list.push(`${d.lost} frames were lost`);
-  if (header?.status.includes("lost_lock")) list.push("Alignment began a new anchor here");
-  if (header?.status.includes("suspect")) list.push("Alignment may follow a fixed pattern or moving particles");
-  if (header?.agreement !== null && header?.agreement < 0.5) list.push(`Segmentation is uncertain: agreement ${header.agreement.toFixed(2)}`);
-  const text = list.join("\n");
-  if ($("warnings").dataset.shown === text) return;
-  $("warnings").dataset.shown = text; $("warnings").hidden = !list.length;
-  $("warnings").replaceChildren(...list.map((t) => Object.assign(document.createElement("li"), { textContent: t })));
+  document.title = `${alarms.loud.length ? "⚠ " : ""}${now.run ? `${now.run} · emstream` : "emstream"}`;
+  warn(d, now.message?.header);
 }
 function onStatus(d) {
   now.daemon = d; now.current = d.run;
-  put("fps", +d.fps.toPrecision(3), "frames/s");
-  put("lag", d.lag_s < 1 ? Math.round(d.lag_s * 1000) : +d.lag_s.toPrecision(3), d.lag_s < 1 ? "ms" : "s");
-  put("backlog", d.backlog, d.backlog === 1 ? "frame" : "frames");
-  put("committed", digits(d.committed, 12), "frames");
-  put("quarantined", d.quarantined, d.quarantined === 1 ? "file" : "files");
-  $("quarantined").classList.toggle("low", d.quarantined > 0);
-  if (d.free_bytes === null) put("free", null); else { const [n, u] = bytes(d.free_bytes); put("free", n, d.free_s && d.free_s < 864000 ? `${u}, ${span2(d.free_s)}` : u); }
-  put("device", d.device); put("model", d.model || null);
+  alarms.show(d.alarms); daemon(d, now.message?.header);
   describe();
 }
-function span2(s) { return s < 5400 ? `${Math.round(s / 60)} min` : s < 172800 ? `${Math.round(s / 3600)} h` : `${Math.round(s / 86400)} d`; }
 
 // ---- looking back
 const liveRun = () => Boolean(now.run && now.runs.find((r) => r.name === now.run)?.following);
@@ -133,14 +90,15 @@ function scrubber() {
   if (document.activeElement !== slider || now.mode === "live" || now.playing) slider.value = now.mode === "live" ? slider.max : now.message.header.frame;
 }
 async function lookAt(run, index) { // the newest wish wins; one request at a time
-  now.mode = "look"; now.wish = [run, Math.max(0, index)]; now.pending = null;
+  now.mode = "look"; now.target = Math.max(0, index); now.wish = [run, now.target]; now.pending = null; now.wished = performance.now();
   describe();
   if (now.fetching) return;
   now.fetching = true;
   try {
     while (now.wish) {
       const [name, i] = now.wish; now.wish = null;
-      const answer = await fetch(`/api/runs/${encodeURIComponent(name)}/frame/${i}`);
+      const over = $("over").value ? `?over=${encodeURIComponent($("over").value)}` : "";
+      const answer = await fetch(`/api/runs/${encodeURIComponent(name)}/frame/${i}${over}`);
       if (now.mode !== "look") break;
       if (answer.ok) draw(unpack(await answer.arrayBuffer()));
       else { stop(); break; }
@@ -171,16 +129,30 @@ function pause() {
 function step(by) {
   if (!now.shelf || !now.message) return;
   stop();
-  lookAt(now.run, Math.min(now.frames - 1, (now.wish?.[1] ?? now.message.header.frame) + by));
+  lookAt(now.run, Math.max(0, Math.min(now.frames - 1, (now.fetching ? now.target : now.message.header.frame) + by))); // from what was asked for last
 }
 
+function lookHere(frame) { if (now.shelf && now.run) { stop(); lookAt(now.run, Math.min(now.frames - 1, frame)); } }
+
 // ---- runs
+async function loadLabels(run) { // other versions that can be laid over
+  if (!now.shelf) return;
+  const select = $("over"), chosen = select.value;
+  let names = [];
+  try { const answer = await fetch(`/api/runs/${encodeURIComponent(run)}/labels`); if (answer.ok) names = (await answer.json()).labels.slice(1); } catch { /* the link's pill says it */ }
+  if (names.join() === now.labels) return;
+  now.labels = names.join();
+  select.replaceChildren(new Option("no overlay", ""), ...names.map((name) => new Option(`over: ${name}`, name)));
+  select.value = names.includes(chosen) ? chosen : ""; select.hidden = !names.length;
+}
+function nextLabels() { const s = $("over"); if (s.options.length > 1) { s.selectedIndex = (s.selectedIndex + 1) % s.options.length; s.onchange(); } }
 async function loadRuns() {
   const answer = await fetch("/api/runs");
   if (!answer.ok) return;
   const { runs, current, live, shelf } = await answer.json();
   now.current = current; now.shelf = shelf;
   now.runs = runs.map((r) => ({ ...r, following: live.includes(r.name) }));
+  if (now.run) loadLabels(now.run);
   $("run-list").replaceChildren(...[...now.runs].reverse().map((r) => {
     const row = document.createElement("li"), button = document.createElement("button"), name = document.createElement("span"), more = document.createElement("small");
     name.textContent = r.name;
@@ -207,12 +179,14 @@ function openRuns(open = !$("runs").classList.contains("open")) {
 
 // ---- one particle, and what happened
 const clock = (t) => { // since the run began
-  const s = t === null || t === undefined || curves.start === null ? null : t - curves.start;
+  const s = t === null || t === undefined || curves.start === null ? null : Math.max(0, t - curves.start);
   return s === null ? "" : s < 60 ? `${s.toFixed(s < 10 ? 2 : 1)} s` : span(s);
 };
 const since = (t) => (clock(t) ? ` · ${clock(t)}` : "");
 const when = (e) => [digits(e.frame, 12), clock(e.time_s)];
 const inspector = new Inspector({ stage, charts, when, elapsed: since, jump, live: () => now.mode === "live", stored: () => Boolean(now.shelf), start: () => curves.start });
+const alarms = new Alarms(), line = new LineView({ stage, elapsed: clock, pick: lookHere });
+charts.pick = lookHere; alarms.jump = (run, frame) => { if (run === now.run) lookHere(frame); };
 const happenings = new Happenings({ list: $("event-list"), empty: $("no-events"), heads: $("event-heads"), count: $("event-count"), when, onPick: jump, onNew: (events) => inspector.add(events) });
 function jump(e) { // live: its particle; looking back: there, while what goes can still be seen
   if (now.mode === "look") { stop(); lookAt(now.run, e.frame - (["dissolution", "detachment"].includes(e.kind) ? 1 : 0)); }
@@ -221,27 +195,31 @@ function jump(e) { // live: its particle; looking back: there, while what goes c
 function tab(name) {
   const wanted = document.querySelector(`[role=tab][aria-controls="${name}"]`);
   for (const each of wanted.closest("[role=tablist]").children) each.setAttribute("aria-selected", String(each === wanted));
+  line.open(isOpen("line")); now.retheme = true; soon();
 }
-function colour(byTrack = !stage.byTrack) {
-  stage.byTrack = byTrack; stage.lay();
-  $("by-track").setAttribute("aria-pressed", String(byTrack)); $("by-size").setAttribute("aria-pressed", String(!byTrack));
-  try { localStorage.setItem("emstream-colour", byTrack ? "track" : "size"); } catch { /* storage is off */ }
-  now.dirty = true;
+const isOpen = (name) => document.querySelector(`[role=tab][aria-controls="${name}"]`)?.getAttribute("aria-selected") !== "false";
+function colour(by = COLOURS[(COLOURS.indexOf(stage.colour) + 1) % COLOURS.length]) {
+  stage.colour = by; stage.lay(); now.dirty = true;
+  for (const name of COLOURS) $(`by-${name}`).setAttribute("aria-pressed", String(name === by));
+  remembered("colour", by);
 }
 stage.picked = (label) => inspector.label(label);
 inspector.onSelect = (some) => { tab(some ? "particle" : "chart-sizes"); soon(); };
 for (const each of document.querySelectorAll("[role=tab]")) each.onclick = () => tab(each.getAttribute("aria-controls"));
-$("by-track").onclick = () => colour(true); $("by-size").onclick = () => colour(false); $("particle-close").onclick = () => inspector.deselect();
-try { if (localStorage.getItem("emstream-colour") === "size") colour(false); } catch { /* storage is off */ }
+for (const name of COLOURS) $(`by-${name}`).onclick = () => colour(name);
+$("particle-close").onclick = () => inspector.deselect();
+if (COLOURS.includes(remembered("colour"))) colour(remembered("colour"));
+$("over").onchange = () => { $("over").blur(); if (now.mode === "look") lookHere(now.message.header.frame); else if ($("over").value) lookHere(now.frames - 1); };
 
 // ---- charts: at most four times a second, only what changed
 let timer = 0;
 function soon() { clearTimeout(timer); timer = setTimeout(refresh, 0); }
 async function refresh() {
-  timer = setTimeout(refresh, 500);
+  timer = setTimeout(refresh, now.mode === "live" ? 1000 : 500);
+  if (now.wish || performance.now() - now.wished < CALM_MS) return; // charts wait for the hand to rest
   if (document.hidden || !now.message || (now.paused && now.mode === "live" && !now.retheme)) return;
   const { header } = now.message, nm = header.pixel_size_nm ? Math.sqrt(header.pixel_size_nm[0] * header.pixel_size_nm[1]) : null;
-  if (now.dirty || now.retheme) charts.sizes(header.sizes.diameters, header.sizes.unit, stage.byTrack ? null : now.range ?? [0, 1]);
+  if ((now.dirty || now.retheme) && isOpen("chart-sizes")) charts.sizes(header.sizes.diameters, header.sizes.unit, stage.colour === "size" ? now.range ?? [0, 1] : null);
   if (now.retheme) inspector.stale = true;
   inspector.slowly();
   happenings.refresh(header.run, now.frames, liveRun()).catch(() => {});
@@ -252,20 +230,30 @@ async function refresh() {
       const start = curves.start;
       if (delta.run === now.run && changed) curves.merge(delta);
       if (curves.start !== start) { happenings.draw(); inspector.show(); } // their times are counted from there
-      if (changed || now.retheme) charts.overTime(curves, nm);
+      const here = now.mode === "look" ? { frame: header.frame, time_s: header.time_s } : null, moved = here?.frame !== now.here;
+      now.here = here?.frame;
+      if (changed || now.retheme || moved) charts.overTime(curves, nm, { events: happenings.events, here, open: isOpen });
+      if (isOpen("chart-evolution") && (now.retheme || (changed && performance.now() - (now.evolved ?? 0) > 3000))) await evolve(header.run, nm);
     }
   } catch { /* the link's pill says it */ }
   now.dirty = now.retheme = false;
   elapsed();
 }
 
+async function evolve(run, nm) {
+  now.evolved = performance.now();
+  const answer = await fetch(`/api/distribution?run=${encodeURIComponent(run)}`);
+  if (answer.ok && run === now.run) charts.evolution(await answer.json(), nm, curves.start);
+}
+
 // ---- hands
 function theme() {
   const dark = document.documentElement.dataset.theme !== "dark";
   document.documentElement.dataset.theme = dark ? "dark" : "light";
-  try { localStorage.setItem("emstream-theme", dark ? "dark" : "light"); } catch { /* storage is off */ }
+  remembered("theme", dark ? "dark" : "light");
   now.retheme = true; soon();
 }
+function whole() { if (document.fullscreenElement) document.exitFullscreen(); else document.documentElement.requestFullscreen?.().catch(() => {}); }
 function outlines() {
   stage.outlined = !stage.outlined; stage.lay();
   $("outlines").setAttribute("aria-pressed", String(stage.outlined));
@@ -276,8 +264,10 @@ $("theme").onclick = theme; $("help").onclick = () => $("keys").showModal(); $("
 $("scrub").oninput = (e) => { stop(); lookAt(now.run, +e.target.value); };
 addEventListener("pointerdown", (e) => { if (!$("runs").contains(e.target) && !$("run").contains(e.target)) openRuns(false); });
 addEventListener("keydown", (e) => {
-  if (e.ctrlKey || e.metaKey || e.altKey || $("keys").open) return;
+  if (e.ctrlKey || e.metaKey || e.altKey || document.querySelector("dialog[open]") || e.target.closest?.("select, input:not(#scrub)")) return;
   const keys = { " ": pause, o: outlines, d: theme, l: goLive, f: () => stage.fit(), r: () => openRuns(), "?": () => $("keys").showModal(), Escape: () => { if ($("runs").classList.contains("open")) openRuns(false); else inspector.deselect(); },
+    a: () => alarms.open(), k: () => { if (isOpen("line") && !stage.drawing) line.draw(true); else tab(isOpen("line") ? "chart-drift" : "line"); }, v: nextLabels, w: whole,
+    Home: () => lookHere(0), End: goLive, PageUp: () => step(-Math.max(1, Math.round(now.frames / 10))), PageDown: () => step(Math.max(1, Math.round(now.frames / 10))),
     c: () => colour(), e: () => tab("events"), n: () => inspector.next(1), N: () => inspector.next(-1),
     ArrowLeft: () => step(e.shiftKey ? -10 : -1), ArrowRight: () => step(e.shiftKey ? 10 : 1) };
   if (!keys[e.key] || (e.key === " " && e.target.closest?.("button"))) return; // a button in focus is pressed
@@ -285,7 +275,13 @@ addEventListener("keydown", (e) => {
 });
 addEventListener("resize", () => { now.retheme = true; });
 
-const feed = new Feed({ onFrame, onStatus, onLink: (linked, why) => { now.linked = linked; now.why = why; describe(); if (linked) loadRuns(); } });
+const feed = new Feed({ onFrame, onStatus, onLink: (linked, why) => {
+  now.linked = linked; now.why = why; describe();
+  if (linked) { curves.clear(); happenings.clear(); loadRuns(); } else if (!why) knock();
+} });
+async function knock() { // a daemon that began again may want its new token
+  try { if ((await fetch("/api/status")).status === 401) { now.why = "Needs the new token: open the address that emstream printed"; describe(); } } catch { /* not there yet */ }
+}
 setInterval(() => { if (!document.hidden) loadRuns().catch(() => {}); }, 5000);
 soon();
 export { now, curves, elapsedUnit };

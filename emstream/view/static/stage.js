@@ -1,17 +1,8 @@
 // The picture: the frame on one canvas pixel for pixel, the outlines on another at the screen's own resolution.
-import { sizeColour, trackColour } from "./colours.js";
+import { growthColour, sizeColour, trackColour } from "./colours.js";
+import { inUnits, niceLength, rate } from "./numbers.js";
 
-const SHADES = 12, NEAR_PX = 7, STILL_PX = 5; // a click may miss an outline by so much, and a hand may move so much
-
-export function niceLength(x) { // the largest of 1, 2, 5 × 10ⁿ that is not above x
-  const p = 10 ** Math.floor(Math.log10(x));
-  return [5, 2, 1].find((m) => m * p <= x * 1.0000001) * p;
-}
-export function inUnits(nm) { // [number, unit] of a length
-  if (nm >= 1e6) return [nm / 1e6, "mm"];
-  if (nm >= 1000) return [nm / 1000, "µm"];
-  return [nm, "nm"];
-}
+const SHADES = 13, NEAR_PX = 7, STILL_PX = 5; // a click may miss an outline by so much, and a hand may move so much
 
 export class Stage {
   constructor(root) {
@@ -19,20 +10,30 @@ export class Stage {
     this.picture = root.querySelector("#picture"); this.lines = root.querySelector("#lines");
     this.scale = root.querySelector("#scale"); this.tip = root.querySelector("#tip");
     this.outlined = true; this.zoom = 1; this.centre = [0.5, 0.5]; this.range = [0, 1]; this.message = null;
-    this.byTrack = true; this.chosen = null; // label of the particle that is emphasised
+    this.colour = "track"; this.fastest = 1; // or size, growth; the rate at the ends of the colours
+    this.chosen = null; // label of the particle that is emphasised
+    this.line = null; this.drawing = false; // [x0, y0, x1, y1] as shares of the frame; whether a drag draws it
     new ResizeObserver(() => this.lay()).observe(root);
     this.pointers = new Map();
     root.addEventListener("wheel", (e) => { e.preventDefault(); this.zoomAt(e.offsetX, e.offsetY, Math.exp(-e.deltaY * 0.0016)); }, { passive: false });
     root.addEventListener("pointerdown", (e) => {
       root.setPointerCapture(e.pointerId); this.pointers.set(e.pointerId, [e.offsetX, e.offsetY]);
       this.press = this.pointers.size === 1 && e.button === 0 ? [e.offsetX, e.offsetY] : null;
+      if (this.drawing && this.press && this.message) { this.from = this.share(...this.press); this.press = null; }
     });
     root.addEventListener("pointerup", (e) => {
+      if (this.from) {
+        const to = this.share(e.offsetX, e.offsetY), long = Math.hypot(to[0] - this.from[0], to[1] - this.from[1]) > 0.02, from = this.from;
+        this.from = null;
+        if (long) { this.drawn([...from, ...to], true); this.lay(); }
+        return;
+      }
       const still = this.press && Math.hypot(e.offsetX - this.press[0], e.offsetY - this.press[1]) < STILL_PX;
       if (still && this.message) this.picked?.(this.at(e.offsetX, e.offsetY));
       this.press = null;
     });
-    for (const end of ["pointerup", "pointercancel"]) root.addEventListener(end, (e) => this.pointers.delete(e.pointerId));
+    for (const end of ["pointerup", "pointercancel"]) root.addEventListener(end, (e) => { this.pointers.delete(e.pointerId); });
+    root.addEventListener("pointercancel", () => { this.from = null; });
     root.addEventListener("pointermove", (e) => this.moved(e));
     root.addEventListener("pointerleave", () => { this.tip.hidden = true; });
     root.addEventListener("dblclick", () => this.fit());
@@ -88,21 +89,23 @@ export class Stage {
     if (this.lines.width !== w || this.lines.height !== h) { this.lines.width = w; this.lines.height = h; }
     const pen = this.lines.getContext("2d");
     pen.clearRect(0, 0, w, h);
+    this.drawLine(pen, left, top, k, dpr);
     if (!lines || !this.outlined) return;
-    const rows = this.rows(header), { diameters, tracks } = header.sizes, paths = new Map();
+    const rows = this.rows(header), { diameters, tracks, growth } = header.sizes, paths = new Map();
     const [ax, ay] = [k * header.shape[1] / 65536 * dpr, k * header.shape[0] / 65536 * dpr], [bx, by] = [left * dpr, top * dpr];
     const [low, high] = this.range;
     const chosen = new Path2D();
     let emphasis = null;
     for (let i = 0; i < lines.particle.length; i++) {
       const row = rows.get(lines.particle[i]), size = diameters[row] ?? low;
-      const shade = Math.max(0, Math.min(SHADES - 1, Math.floor((size - low) / Math.max(1e-9, high - low) * SHADES)));
-      const colour = this.byTrack ? trackColour(tracks?.[row] ?? -1) : sizeColour(low + (shade + 0.5) / SHADES * (high - low), this.range);
+      const colour = this.colour === "track" ? trackColour(tracks?.[row] ?? -1)
+        : this.colour === "growth" ? growthColour(stepped(growth?.[row] ?? null, -this.fastest, this.fastest), this.fastest)
+        : sizeColour(stepped(size, low, high), this.range);
       if (!paths.has(colour)) paths.set(colour, new Path2D());
       if (lines.particle[i] === this.chosen) { emphasis = colour; this.trace(chosen, lines, i, ax, ay, bx, by); }
       else this.trace(paths.get(colour), lines, i, ax, ay, bx, by);
     }
-    const width = Math.max(1.4, Math.min(2.2, this.root.clientWidth / 560)) * dpr;
+    const width = Math.max(1.4, Math.min(4, this.root.clientWidth / 560)) * dpr;
     pen.lineJoin = "round";
     pen.strokeStyle = "rgba(0, 0, 0, .42)"; pen.lineWidth = width + 1.6 * dpr;
     pen.globalAlpha = emphasis ? 0.8 : 1; // the others step back
@@ -110,10 +113,37 @@ export class Stage {
     pen.lineWidth = width;
     for (const [colour, path] of paths) { pen.strokeStyle = colour; pen.stroke(path); }
     pen.globalAlpha = 1;
+    this.drawOver(pen, width, ax, ay, bx, by);
     if (!emphasis) return;
     for (const [style, more] of [["rgba(0, 0, 0, .7)", 6.4], ["#fff", 4], [emphasis, 1]]) {
       pen.strokeStyle = style; pen.lineWidth = width + more * dpr; pen.stroke(chosen);
     }
+  }
+
+  // Another version of the labels: a dashed line that no colour of ours has.
+  drawOver(pen, width, ax, ay, bx, by) {
+    const { over } = this.message;
+    if (!over) return;
+    const path = new Path2D();
+    for (let i = 0; i < over.particle.length; i++) this.trace(path, over, i, ax, ay, bx, by);
+    pen.setLineDash([]); pen.strokeStyle = "rgba(0, 0, 0, .6)"; pen.lineWidth = width * 2.4; pen.stroke(path);
+    pen.setLineDash([width * 3, width * 2]); pen.strokeStyle = "#fff"; pen.lineWidth = width * 1.3; pen.stroke(path);
+    pen.setLineDash([]);
+  }
+  // The line of the kymograph.
+  drawLine(pen, left, top, k, dpr) {
+    if (!this.line) return;
+    const [fy, fx] = this.message.header.shape, [x0, y0, x1, y1] = this.line.map((v, i) => (i % 2 ? top + v * fy * k : left + v * fx * k) * dpr);
+    for (const [style, w] of [["rgba(0, 0, 0, .65)", 4.5], ["#ffd166", 2]]) {
+      pen.strokeStyle = pen.fillStyle = style; pen.lineWidth = w * dpr; pen.lineCap = "round";
+      pen.beginPath(); pen.moveTo(x0, y0); pen.lineTo(x1, y1); pen.stroke();
+      pen.beginPath(); pen.arc(x0, y0, (w + 2) * dpr, 0, 7); pen.fill();
+    }
+  }
+  // A place of the view as a share of the frame, inside it.
+  share(x, y) {
+    const [left, top, k] = this.place(), [fy, fx] = this.message.header.shape, inside = (v) => Math.max(0, Math.min(1, v));
+    return [inside((x - left) / k / fx), inside((y - top) / k / fy)];
   }
 
   // A closed curve through the middles of the polygon's sides: no steps of pixels.
@@ -172,6 +202,7 @@ export class Stage {
 
   moved(e) {
     if (!this.message) return;
+    if (this.from) { this.drawn([...this.from, ...this.share(e.offsetX, e.offsetY)], false); this.lay(); return; }
     const before = this.pointers.get(e.pointerId);
     if (!before) { this.hint(e.offsetX, e.offsetY); return; }
     const here = [e.offsetX, e.offsetY], others = [...this.pointers].filter(([id]) => id !== e.pointerId);
@@ -195,9 +226,17 @@ export class Stage {
     this.root.classList.toggle("over", size !== undefined);
     if (size === undefined) return;
     const track = header.sizes.tracks?.[row] ?? -1;
-    this.tip.textContent = `${track < 0 ? "" : `#${track}  `}⌀ ${+size.toPrecision(3)} ${header.sizes.unit}`;
+    const growth = header.sizes.growth?.[row] ?? null, faster = growth === null ? "" : `  dR/dt ${rate(growth, null, `${header.sizes.unit}/s`).filter((v) => v !== null).map((v) => (typeof v === "number" ? +v.toPrecision(2) : v)).join(" ")}`;
+    this.tip.textContent = `${track < 0 ? "" : `#${track}  `}⌀ ${+size.toPrecision(3)} ${header.sizes.unit}${faster}`;
     this.tip.style.left = `${x}px`; this.tip.style.top = `${y}px`;
   }
+}
+
+// The middle of the step in which a value lies: few colours, so that outlines are drawn in few strokes.
+function stepped(value, low, high) {
+  if (value === null) return null;
+  const step = Math.max(0, Math.min(SHADES - 1, Math.floor((value - low) / Math.max(1e-12, high - low) * SHADES)));
+  return low + (step + 0.5) / SHADES * (high - low);
 }
 
 function within({ points, starts }, i, x, y) {
