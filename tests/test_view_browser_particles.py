@@ -141,7 +141,10 @@ def test_a_particle_keeps_its_colour_over_frames_labels_and_themes(
         if i == 3:
             key(browser, "d")
         for track, before in first.items():
-            assert np.abs(before - colour(browser, track, i)).max() < 45, (track, i)  # a thin line is blended with the grey
+            assert np.abs(before - colour(browser, track, i)).max() < 45, (
+                track,
+                i,
+            )  # a thin line is blended with the grey
     browser.execute_script("localStorage.clear()")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -90,21 +89,13 @@ class Opened:
         """When a frame was taken; NaN when the run does not tell."""
         return float(self._cells(index)["time_s"])
 
-    def versions(self) -> list[str]:
-        """Names of the label images: `particles`, then those of other models or people."""
-        try:
-            told = json.loads((self.run.path / "labels" / "zarr.json").read_bytes())
-            names = [str(name) for name in told["attributes"]["ome"]["labels"]]
-        except (OSError, ValueError, KeyError):
-            return ["particles"]
-        return sorted(names, key=lambda name: name != "particles")
-
     def version(self, name: str, index: int, size: int) -> np.ndarray | None:
         """(y, x) labels of a frame in another label image; None when it has none for this frame. raises : NotARun"""
-        if name not in self.versions():
-            raise NotARun(f"the run {self.run.name} has no labels {name!r}", f"there are {', '.join(self.versions())}")
+        names = self.run.label_names
+        if name not in names:
+            raise NotARun(f"the run {self.run.name} has no labels {name!r}", f"there are {', '.join(names)}")
         try:
-            return self.run._one(f"labels/{name}/{self._level(2 * size)}", index)
+            return self.run.label(index, self._level(2 * size), name)
         except (OSError, KeyError, IndexError, EmstreamError):
             return None
 

@@ -119,7 +119,7 @@ class Stored:
 
     def labels(self, run: str) -> list[str]:
         """Names of the label images of a run, `particles` first. raises : NotARun"""
-        return self.opened(run).versions()
+        return sorted(self.run(run).label_names, key=lambda name: name != "particles")
 
     def version(self, run: str, name: str, index: int, size: int = 512) -> np.ndarray | None:
         """Labels of a frame in another label image, of a level fit for `size` px; None when it has none. raises : NotARun"""
