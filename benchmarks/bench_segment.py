@@ -1,39 +1,82 @@
-"""How long a frame takes to its labels, and how good the labels are: python benchmarks/bench_segment.py [--data FOLDER]
+"""How good the labels are and how long they take: python benchmarks/bench_segment.py [--data FOLDER] [--speed|--quality]
 
-FOLDER holds emps_train/ and msa_em_sintering/; without it only speed and simulated frames are measured.
+FOLDER holds emps_train/ and msa_em_sintering/; without it only simulated frames are judged.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from segment_scenes import flickering, mixed, one_size, touching
 
 from emstream import simulate
-from emstream.learn.data import Picture, read_pictures, split
+from emstream.learn.data import Picture, read_pictures
 from emstream.learn.evaluate import score
+from emstream.learn.ship import every_second, parts
+from emstream.measure import particles
 from emstream.segment import Segmenter, SegmentOptions, load
 
+SEEDS = (1, 2, 3)
+COLUMNS = ("iou", "dice", "ap50", "f1", "count_error", "count", "diameter_error", "diameter")
 
-def speed(model: str, side: int, threads: int, repeat: int = 12) -> float:
-    """Median milliseconds from a uint16 frame to its labels, warmed up."""
-    particles = 60 * (side // 512) ** 2
-    frame = simulate.movie(1, (side, side), particles=particles, diameter=(12, 30), contrast=(0.3, 0.5), seed=1).frame(
-        0
+
+def main() -> None:
+    """Print the tables of segment.md."""
+    ask = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    ask.add_argument("--data", type=Path)
+    ask.add_argument("--models", nargs="+", default=["classical", "default"])
+    ask.add_argument("--speed", action="store_true", help="only speed")
+    ask.add_argument("--quality", action="store_true", help="only quality")
+    ask.add_argument("--only", default="", help="only the sets whose name holds this")
+    given = ask.parse_args()
+    if not given.quality:
+        speeds(given.models)
+        networks()
+    if not given.speed:
+        qualities(given.models, given.data, given.only)
+
+
+def qualities(models: list[str], data: Path | None, only: str) -> None:
+    """One line for each set and model: every picture judged alone, and how far three seeds are apart."""
+    print(
+        "\n| set | model | IoU | Dice | AP50 | F1 | count error | all counted | diameter error | mean diameter | seeds |"
     )
-    segment = load(SegmentOptions(model=model), threads=threads)
-    segment.warm_up(frame.shape)
-    for _ in range(9):  # until the classical method has settled
-        segment(frame)
-    taken = []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        segment(frame)
-        taken.append(time.perf_counter() - began)
-    return float(np.median(taken)) * 1e3
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for name, seeds in sets(data):
+        for model in models if only in name else ():
+            segment = fresh(load(SegmentOptions(model=model, judge_every=0), threads=1))
+            each = [score(segment, pictures) for pictures in seeds]
+            numbers = " | ".join(f"{np.mean([s[k] for s in each]):.3f}" for k in COLUMNS)
+            spread = f"Dice ± {np.std([s['dice'] for s in each]):.3f}" if len(each) > 1 else ""
+            print(f"| {name} | {model} | {numbers} | {spread} |", flush=True)
+    for model in models if only in "flicker" else ():
+        print(f"| static scene, 4 e/px | {model} | {flicker(model)} |", flush=True)
+
+
+def sets(data: Path | None) -> Iterator[tuple[str, list[list[Picture]]]]:
+    """The name of a set and its pictures, seed by seed."""
+    if data is not None:
+        emps, msa = data / "emps_train", data / "msa_em_sintering"
+        _, tune, judge = parts(read_pictures(emps / "images", emps / "segmaps"))
+        yield "EMPS validation", [judge]
+        yield "EMPS, settings chosen on", [tune]
+        frames = read_pictures(msa / "images", msa / "labels")
+        names = {p.name for p in every_second(frames)}
+        yield "msa, all 20", [frames]
+        yield "msa, the 10 not trained on", [[p for p in frames if p.name not in names]]
+    for dose in (4, 20):
+        for text, contrast in (("contrast .3–.5", (0.3, 0.5)), ("contrast .08–.35", (0.08, 0.35))):
+            yield f"5–60 px mixed, {text}, {dose} e/px", [mixed(dose, contrast, s) for s in SEEDS]
+    for dose in (4, 20):
+        yield f"30 % touching, {dose} e/px", [touching(dose, s) for s in SEEDS]
+    for diameter in (5, 10, 20, 40, 60):
+        for dose in (4, 20):
+            yield f"{diameter} px, {dose} e/px", [one_size(diameter, dose, s) for s in SEEDS]
 
 
 def fresh(segment: Segmenter) -> Callable[[np.ndarray], np.ndarray]:
@@ -46,44 +89,142 @@ def fresh(segment: Segmenter) -> Callable[[np.ndarray], np.ndarray]:
     return one
 
 
-def simulated(diameter: float, dose: float, n: int = 4) -> list[Picture]:
-    """Frames of the simulated microscope, one size and one dose."""
-    out = []
-    for seed in range(n):
-        movie = simulate.movie(
-            1, (512, 512), dose=dose, particles=int(min(80, 0.08 * 512**2 / diameter**2)) + 1,
-            diameter=(0.8 * diameter, 1.2 * diameter), contrast=(0.3, 0.5), polarity="dark", seed=100 + seed,
-        )  # fmt: skip
-        labels = np.unique(movie.labels(0), return_inverse=True)[1].reshape(512, 512).astype(np.int32)
-        out.append(Picture(f"{seed}", movie.frame(0).astype(np.float32), labels))
-    return out
+def flicker(model: str) -> str:
+    """Relative rms of the change of labelled area from frame to frame, nothing but noise changing; seed by seed."""
+    told = []
+    for seed in SEEDS:
+        segment = load(SegmentOptions(model=model, judge_every=0), threads=1)
+        area = np.array([(np.asarray(segment(f).labels) > 0).sum() for f in flickering(4, seed)], float)
+        told.append(np.sqrt(np.mean((area[1:] / area[:-1] - 1) ** 2)))
+    return "area flicker, rms: " + ", ".join(f"{100 * t:.2f} %" for t in told)
 
 
-def main() -> None:
-    """Print the tables of segment.md."""
-    ask = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    ask.add_argument("--data", type=Path)
-    ask.add_argument("--models", nargs="+", default=["classical", "default"])
-    given = ask.parse_args()
-    print("| model | frame | threads | ms |\n|---|---|---|---|")
-    for model in given.models:
+def speeds(models: list[str]) -> None:
+    """Frame -> labels -> table of particles."""
+    print("| model | frame | threads | ms to labels | ms to the table |\n|---|---|---|---|---|")
+    for model in models:
         for side in (512, 1024, 2048):
             for threads in (1, 2):
-                print(f"| {model} | {side}² | {threads} | {speed(model, side, threads):.0f} |")
-    sets = {f"simulated {d} px, {e} e/px": simulated(d, e) for d in (5, 10, 20, 40, 60) for e in (4, 20)}
-    if given.data:
-        _, kept = split(read_pictures(given.data / "emps_train/images", given.data / "emps_train/segmaps"), 0.15)
-        sets["EMPS validation"] = kept
-        msa = given.data / "msa_em_sintering"
-        sets["msa sintering"] = read_pictures(msa / "images", msa / "labels")
+                print(
+                    f"| {model} | {side}² | {threads} | {' | '.join(f'{t:.1f}' for t in speed(model, side, threads))} |"
+                )
+
+
+def speed(model: str, side: int, threads: int, repeat: int = 15) -> tuple[float, float]:
+    """Median milliseconds from a uint16 frame to its labels, and to its table of particles, warmed up."""
+    n = 60 * (side // 512) ** 2
+    frame = simulate.movie(1, (side, side), particles=n, diameter=(12, 30), contrast=(0.3, 0.5), seed=1).frame(0)
+    segment = load(SegmentOptions(model=model), threads=threads)
+    segment.warm_up(frame.shape)
+    for _ in range(9):  # until the classical method has settled
+        segment(frame)
+    labels, table = [], []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        found = segment(frame).labels
+        labels.append(time.perf_counter() - began)
+        particles(found, frame)
+        table.append(time.perf_counter() - began)
+    return float(np.median(labels)) * 1e3, float(np.median(table)) * 1e3
+
+
+def networks(side: int = 512) -> None:
+    """The shipped network alone, in every runtime that is installed: median ms, and its mask against float32's."""
+    import torch
+
+    from emstream.segment import SHIPPED
+    from emstream.segment.model import read_model
+    from emstream.segment.normalise import normalise
+
+    net = read_model(SHIPPED / "default")[0]
+    frame = simulate.movie(1, (side, side), particles=60, diameter=(12, 30), contrast=(0.3, 0.5), seed=1).frame(0)
+    x = normalise(torch.from_numpy(frame.astype(np.float32)))[None, None]
+    with torch.inference_mode():
+        truth = net(x)[0, 0].numpy() > 0
     print(
-        "\n| set | model | IoU | Dice | AP50 | F1 | count error | diameter error |\n|---|---|---|---|---|---|---|---|"
+        f"\n| network alone, {side}² | threads | ms | of eager float32 | mask IoU with float32 |\n|---|---|---|---|---|"
     )
-    for name, pictures in sets.items():
-        for model in given.models:
-            s = score(fresh(load(SegmentOptions(model=model, judge_every=0), threads=1)), pictures)
-            numbers = " | ".join(f"{s[k]:.3f}" for k in ("iou", "dice", "ap50", "f1", "count_error", "diameter_error"))
-            print(f"| {name} | {model} | {numbers} |", flush=True)
+    for threads in (1, 2):
+        eager = 0.0
+        for name, run in runtimes(net, x, threads):
+            mask = run()[0, 0] > 0
+            ms = median_ms(run)
+            eager = eager or ms
+            iou = (mask & truth).sum() / (mask | truth).sum()
+            print(f"| {name} | {threads} | {ms:.1f} | {ms / eager:.2f} | {iou:.4f} |", flush=True)
+
+
+def median_ms(run: Callable[[], Any], repeat: int = 12) -> float:
+    """Median of the time that a call takes, after three to warm up."""
+    taken = []
+    for _ in range(repeat + 3):
+        began = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken[3:])) * 1e3
+
+
+def runtimes(net: Any, x: Any, threads: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """Name, and a call that gives the maps as float32."""
+    import copy
+
+    import torch
+
+    from emstream.segment.predict import frozen, working_dtype
+
+    torch.set_num_threads(threads)
+
+    def by_torch(run: Any, pixels: Any) -> Callable[[], np.ndarray]:
+        def call() -> np.ndarray:
+            with torch.inference_mode():
+                return np.asarray(run(pixels).float().numpy())
+
+        return call
+
+    last = x.contiguous(memory_format=torch.channels_last)
+    yield "torch eager float32", by_torch(net, x)
+    yield "torch channels_last float32", by_torch(copy.deepcopy(net).to(memory_format=torch.channels_last), last)
+    dtype = working_dtype(torch.device("cpu"))
+    if dtype != torch.float32:
+        half = copy.deepcopy(net).to(dtype, memory_format=torch.channels_last)
+        yield "torch channels_last bfloat16", by_torch(half, last.to(dtype))
+        yield "torch frozen bfloat16 (the default)", by_torch(frozen(half, torch.device("cpu"), dtype), last.to(dtype))
+    yield from other_runtimes(net, x, threads)
+
+
+def other_runtimes(net: Any, x: Any, threads: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """ONNX Runtime and OpenVINO, where they are installed."""
+    import io
+    import warnings
+
+    import torch
+
+    pixels = x.numpy()
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+
+        graph = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(net, (x,), graph, dynamo=False, input_names=["x"], opset_version=17)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
+        yield "ONNX Runtime float32", lambda: np.asarray(session.run(None, {"x": pixels})[0])
+    except ImportError:
+        print("| ONNX Runtime | | not installed | | |")
+    try:
+        import openvino
+
+        model = openvino.convert_model(net, example_input=x, input=[x.shape])
+        for kind in ("f32", "bf16"):
+            compiled = openvino.Core().compile_model(
+                model, "CPU", {"INFERENCE_PRECISION_HINT": kind, "INFERENCE_NUM_THREADS": threads}
+            )
+            yield f"OpenVINO {kind}", lambda compiled=compiled: np.asarray(compiled(pixels)[0])
+    except ImportError:
+        print("| OpenVINO | | not installed | | |")
 
 
 if __name__ == "__main__":

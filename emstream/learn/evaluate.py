@@ -36,11 +36,13 @@ def diameters(labels: np.ndarray) -> np.ndarray:
 
 
 def judge(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """All numbers for one image; `count_error` and `diameter_error` are relative, signed."""
+    """All numbers for one image; `count_error` and `diameter_error` (of the mean) are relative, signed."""
     iou, dice = overlap(found, truth)
     tp, fp, fn = matched(found, truth)
     d, d0 = diameters(found), diameters(truth)
     return {
+        "found": len(d),
+        "there": len(d0),
         "iou": iou,
         "dice": dice,
         "ap50": tp / (tp + fp + fn) if tp + fp + fn else 1.0,
@@ -52,6 +54,9 @@ def judge(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 def score(segment: Callable[[np.ndarray], np.ndarray], pictures: Sequence[Picture]) -> dict[str, Any]:
     """Means over pictures, each judged alone; `bad` = share with an IoU below .3; `best`, `worst` = names by IoU.
+
+    `count_error`, `diameter_error` are means of absolute errors; `count` is the error of all pictures' particles
+    together and `diameter` the mean of signed errors.
 
     segment : (y, x) float32 -> (y, x) int32 labels
     """
@@ -65,7 +70,9 @@ def score(segment: Callable[[np.ndarray], np.ndarray], pictures: Sequence[Pictur
         "iou_median": round(float(np.median(iou)), 4),
         "bad": round(float((iou < 0.3).mean()), 4),
         "count_error": round(float(np.mean(np.abs([e["count_error"] for e in each]))), 4),
+        "count": round(sum(e["found"] for e in each) / max(sum(e["there"] for e in each), 1) - 1, 4),
         "diameter_error": round(float(np.nanmean(np.abs(sizes))) if np.isfinite(sizes).any() else float("nan"), 4),
+        "diameter": round(float(np.nanmean(sizes)) if np.isfinite(sizes).any() else float("nan"), 4),
         "best": [pictures[i].name for i in order[::-1][:4]],
         "worst": [pictures[i].name for i in order[:4]],
     }

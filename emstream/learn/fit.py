@@ -114,7 +114,7 @@ def fit(
 
 
 def loss(maps: Tensor, wanted: Tensor) -> Tensor:
-    """maps (n, 2 or 4, y, x); wanted (n, 3 or 5, y, x), see `learn.targets`.
+    """maps (n, 4, y, x); wanted (n, 5, y, x), or (n, 3, y, x) where middles are not known; see `learn.targets`.
 
     The weighted cross-entropy of foreground and depth, Dice of the foreground, and how far beside the particle's middle
     the way to it ends; nothing where the weight is 0.
@@ -125,7 +125,7 @@ def loss(maps: Tensor, wanted: Tensor) -> Tensor:
     p, known = maps[:, 0].sigmoid() * weight.sign(), foreground * weight.sign()
     both, either = (p * known).sum((1, 2)), (p + known).sum((1, 2))
     total = entropy + ridge + (1 - (2 * both + 50) / (either + 50)).mean()
-    if maps.shape[1] < 4 or wanted.shape[1] < 5:
+    if wanted.shape[1] < 5:
         return total
     beside = (maps[:, 2:] - wanted[:, 3:]).abs().sum(1) * known
     return total + WAY * (beside.sum((1, 2)) / (known.sum((1, 2)) + 50)).mean()
@@ -144,13 +144,10 @@ def done(step: int, total: int, seconds: float, options: LearnOptions, group: Gr
 
 
 def follow(mean: nn.Module, net: nn.Module, keep: float) -> None:
-    """mean = keep * mean + (1 - keep) * net, weight by weight, and the statistics of batch norms alike."""
+    """mean = keep * mean + (1 - keep) * net, weight by weight."""
     with torch.no_grad():
-        for a, b in zip(mean.state_dict().values(), net.state_dict().values(), strict=True):
-            if a.is_floating_point():
-                a.lerp_(b, 1 - keep)
-            else:
-                a.copy_(b)
+        for a, b in zip(mean.parameters(), net.parameters(), strict=True):
+            a.lerp_(b, 1 - keep)
 
 
 def fast_bfloat16() -> bool:

@@ -26,7 +26,7 @@ class Look:
     contrast: tuple[float, float] = (0.12, 0.7)  # of the film's intensity
     film: tuple[float, float] = (0.0, 0.10)  # rms of the film's grain, of its intensity
     touching: float = 0.5  # share of the particles that are set against another one
-    empty: float = 0.04  # share of the frames without any particle
+    empty: float = 0.12  # share of the frames without any particle
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from emstream.segment.unet import FAR
+
 DEEP = 5.0  # px from a particle's edge on which the depth grows
 SEAM = 5.0  # weight of the pixels between two particles that touch
-FAR = 32.0  # px; the unit of the way to the middle
+SMALL, MOST = 14.0, 3.0  # px; a particle n times smaller than SMALL weighs n times as much, up to MOST times
 
 
 def targets(labels: np.ndarray) -> np.ndarray:
@@ -16,7 +18,7 @@ def targets(labels: np.ndarray) -> np.ndarray:
     Depth is the distance to the particle's edge, also to a touching neighbour, over DEEP px, and at most 1: local on
     purpose, it is right for a particle that is only half in the picture, too. (dy, dx) leads from a pixel to the middle
     of what is seen of its particle, in units of FAR px; 0 on the background.
-    Weight is 1, SEAM between particles that touch, 0 where nothing is known.
+    Weight is 1, more at small particles, SEAM between particles that touch, 0 where nothing is known.
     """
     unknown = labels < 0
     labels = np.maximum(labels, 0)
@@ -29,7 +31,11 @@ def targets(labels: np.ndarray) -> np.ndarray:
     out = np.empty((5, *labels.shape), np.float32)
     out[0] = inside
     out[1] = np.minimum(distance / DEEP, 1)
-    out[2] = 1 + (SEAM - 1) * cv2.dilate(seam.view(np.uint8), np.ones((5, 5), np.uint8))
+    area = np.maximum(np.bincount(labels.ravel()), 1)
+    weight = np.clip(SMALL / np.sqrt(4 / np.pi * area), 1, MOST).astype(np.float32)
+    weight[0] = 1
+    wide = np.ones((5, 5), np.uint8)
+    out[2] = np.maximum(cv2.dilate(weight[labels], wide), SEAM * cv2.dilate(seam.view(np.uint8), wide))
     out[2][unknown] = 0
     out[3:] = _to_the_middle(labels)
     return out

@@ -26,7 +26,7 @@ class SegmentOptions:
     enabled: bool = True
     model: str = "default"  # default | classical | folder of a trained model (model.json, weights.safetensors)
     polarity: Literal["auto", "dark", "bright"] = "auto"  # are particles darker or brighter than what is around them
-    long_side_px: int = 384  # longer side of what the network sees; 0 = as it is. Small particles need more
+    long_side_px: int = 512  # longer side of what the network sees; 0 = as it is. Small particles need more
     threshold: float = 0.6  # of the network's foreground, 0..1
     split: bool = True  # take touching particles apart
     min_diameter_px: float = 3.0  # equivalent diameter below which a particle is dropped

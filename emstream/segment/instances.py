@@ -62,19 +62,28 @@ def grow(foreground: np.ndarray, cores: np.ndarray) -> np.ndarray:
     cores      : (y, x) bool; one connected blob for each particle. A component without a core stays one particle.
     returns    : (y, x) int32, 1…n
     """
-    whole = components(foreground)
-    seeds = components(cores & foreground)
+    return share(components(foreground), components(cores & foreground))
+
+
+def share(whole: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Take components apart by seeds: each pixel goes to the nearest seed of its own component.
+
+    whole   : (y, x) int32 connected components
+    seeds   : (y, x) int32; pixels of one number are one particle and lie in one component. A component without a seed
+              stays one particle.
+    returns : (y, x) int32, 1…n
+    """
     n = int(whole.max())
     on = np.flatnonzero(seeds)
-    owner = np.zeros(int(seeds.max()) + 1, np.int64)  # the component that a core lies in
+    owner = np.zeros(int(seeds.max()) + 1, np.int64)  # the component that a seed lies in
     owner[seeds.ravel()[on]] = whole.ravel()[on]
     per_component = np.bincount(owner[1:], minlength=n + 1)
     if per_component.max(initial=0) < 2:
         return whole
     inside = np.flatnonzero((per_component > 1)[whole])
-    nearest, at = _nearest_core(seeds, on, inside), whole.ravel()[inside]
+    nearest, at = _nearest(seeds, on, inside), whole.ravel()[inside]
     first = np.zeros(n + 1, np.int64)
-    first[owner[:0:-1]] = np.arange(len(owner) - 1, 0, -1)  # for pixels whose nearest core is another component's
+    first[owner[:0:-1]] = np.arange(len(owner) - 1, 0, -1)  # for pixels whose nearest seed is another component's
     labels = whole.copy()
     labels.ravel()[inside] = np.where(owner[nearest] == at, nearest, first[at]) + n
     return renumber(labels, np.bincount(labels.ravel()) > 0)
@@ -87,11 +96,11 @@ def reach_out(labels: np.ndarray) -> np.ndarray:
     return np.where(labels > 0, labels, cv2.dilate(labels, np.ones((3, 3), np.uint8)))
 
 
-def _nearest_core(seeds: np.ndarray, on: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _nearest(seeds: np.ndarray, on: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """For the pixels `inside` (flat indices) the number of the nearest seed; `on` are the seeds' own pixels."""
     _, zone = cv2.distanceTransformWithLabels(
-        (seeds == 0).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP
+        (seeds == 0).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    name = np.zeros(int(zone.max()) + 1, seeds.dtype)  # cv2 numbers the zones in its own order
+    name = np.zeros(int(zone.max()) + 1, seeds.dtype)  # cv2 numbers the pixels in its own order
     name[zone.ravel()[on]] = seeds.ravel()[on]
     return np.asarray(name[zone.ravel()[inside]])

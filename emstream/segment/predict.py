@@ -1,4 +1,4 @@
-"""A frame through the network: reduce, normalise, two maps, enlarge, take apart; the same on CPU and GPU."""
+"""A frame through the network at several sizes: reduce, normalise, maps, take apart, enlarge; the same on CPU and GPU."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from emstream.segment import SegmentOptions
 from emstream.segment.classical import ClassicalState
 from emstream.segment.classical import segment as segment_classically
 from emstream.segment.evidence import there
-from emstream.segment.instances import components, cover, drop_small, grow, reach_out, renumber, smallest_area
+from emstream.segment.instances import components, cover, drop_small, reach_out, renumber, smallest_area
+from emstream.segment.middle import parted
 from emstream.segment.model import read_model
 from emstream.segment.normalise import normalise, pad, reduce_on_device
 from emstream.segment.scale import enlarge, reduce, scaled, working_shape
-from emstream.segment.split import cores
-from emstream.segment.unet import UNet
+from emstream.segment.scales import LARGE, finer, specks, typical
+from emstream.segment.unet import FAR, UNet
 
-LOOK_PX = 448  # working sizes from here on are first looked at at half the size
+LEAST_PX = 128  # longer side of the smallest size at which a frame is looked at
 SURE = 0.85  # foreground that a particle must reach somewhere
-LARGE = 36.0  # px at the working size: typical diameter from which half of it is enough
 JUDGED_PX = 256  # longer side at which network and classical method are compared
 
 
@@ -62,12 +62,12 @@ class Network:
             raise BadImage(f"a frame is (y, x) with at least 8 px a side, not {tuple(pixels.shape)}")
         image = self._working_image(pixels)
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
-        image, seen, maps = self._maps(image, valid, shape)
+        looks = self._looks(image, valid, shape)
         xp = array_namespace(pixels)
 
         def particles() -> Labelled:
-            labels = instances(maps, seen.cpu().numpy(), shape, self.options, valid, pixel_size_nm)
-            self._judge(image, maps[0], scaled(valid, shape, size(image)))
+            labels, foreground = self._particles(looks, shape, valid, pixel_size_nm)
+            self._judge(image, foreground, scaled(valid, shape, size(image)))
             return Labelled(xp.asarray(labels), self.name, self.sha256, self._agreement)
 
         return particles
@@ -78,24 +78,47 @@ class Network:
         return bool(np.isfinite(self._maps(self._working_image(pixels), None, shape)[2]).all())
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
-        small = working_shape(shape, self.options.long_side_px)
-        for _ in range(2):
+        for small in 2 * halvings(working_shape(shape, self.options.long_side_px)):
             self._predict(torch.zeros(small, device=self.device))
 
-    def _maps(self, image: Tensor, valid: Rect | None, shape: tuple[int, int]) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Working image, what the network saw of it, and its maps: at half the working size where particles are large.
+    def _looks(self, image: Tensor, valid: Rect | None, shape: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What the network saw, and its maps: from the smallest size to the working size, each twice the one before.
 
-        The network sees some 30 px far. The half size costs a quarter, so a look at it decides.
+        The smallest is always looked at, those between only where it or the working size shows something large.
         """
-        full = size(image)
-        if self.options.long_side_px and max(full) >= LOOK_PX:
-            half = reduce_on_device(image, (full[0] // 2, full[1] // 2))
-            seen = normalise(half, scaled(valid, shape, size(half)))
+
+        def look(small: tuple[int, int]) -> tuple[Tensor, np.ndarray, float]:
+            seen = normalise(reduce_on_device(image, small), scaled(valid, shape, small))
             maps = self._predict(seen)
-            if 2 * typical_diameter(maps[0] > self.options.threshold) > LARGE:
-                return half, seen, maps
-        seen = normalise(image, scaled(valid, shape, full))
-        return image, seen, self._predict(seen)
+            return seen, maps, largest_diameter(maps[0] > self.options.threshold) / max(small)
+
+        sizes = halvings(size(image))
+        looks = {at: look(at) for at in {sizes[0], sizes[-1]}}
+        widest = max(share for _, _, share in looks.values())
+        looks |= {at: look(at) for at in sizes[1:-1] if widest * max(at) >= LARGE}
+        return [(looks[at][0].cpu().numpy(), looks[at][1]) for at in sizes if at in looks]
+
+    def _particles(
+        self,
+        looks: list[tuple[np.ndarray, np.ndarray]],
+        shape: tuple[int, int],
+        valid: Rect | None,
+        pixel_size_nm: PixelSize | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(y, x) int32 labels of `shape`, and the foreground at the working size that they agree with."""
+        labels, restless, usual = np.zeros((1, 1), np.int32), np.zeros(1), 0.0
+        for seen, maps in looks:
+            new = particles_in(maps, seen, self.options)
+            labels, restless = finer(labels, restless, *new, maps[0], self.options.threshold)
+            area = np.bincount(labels.ravel())
+            usual = max(2 * usual, typical(area))
+            keep = ~specks(labels, area, maps[0], usual)
+            if not keep.all():
+                labels, restless = renumber(labels, keep), restless[keep]
+        foreground = looks[-1][1][0]
+        settled = np.where((labels > 0) == (foreground > self.options.threshold), foreground, labels > 0)
+        settled = settled.astype(np.float32)
+        return at_full_size(labels, settled, shape, self.options, valid, pixel_size_nm), settled
 
     def _predict(self, image: Tensor) -> np.ndarray:
         return predict(self.run, image, self.net.stride, self.dtype)
@@ -124,6 +147,20 @@ def size(image: Tensor) -> tuple[int, int]:
     return int(image.shape[0]), int(image.shape[1])
 
 
+def halvings(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """The sizes at which a frame may be looked at: …, a quarter, half of it, the whole."""
+    sizes = [shape]
+    while max(sizes[0]) >= 2 * LEAST_PX and min(sizes[0]) >= 64:
+        sizes.insert(0, (sizes[0][0] // 2, sizes[0][1] // 2))
+    return sizes
+
+
+def largest_diameter(mask: np.ndarray) -> float:
+    """Equivalent diameter of the largest component, px; 0 when there is none."""
+    area = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)[2]
+    return float(np.sqrt(4 / np.pi * area[1:, cv2.CC_STAT_AREA].max(initial=0)))
+
+
 def working_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies it, else float32."""
     if device.type == "cpu":
@@ -133,16 +170,17 @@ def working_dtype(device: torch.device) -> torch.dtype:
 
 def typical_diameter(mask: np.ndarray) -> float:
     """Area-weighted mean of the components' equivalent diameters, px; 0 when there are none."""
-    area = np.bincount(components(mask).ravel())[1:].astype(float)
-    return float(np.sum(area * np.sqrt(4 / np.pi * area)) / area.sum()) if len(area) else 0.0
+    return typical(np.bincount(components(mask).ravel()))
 
 
 @torch.inference_mode()
 def predict(net: Callable[[Tensor], Tensor], image: Tensor, stride: int, dtype: torch.dtype) -> np.ndarray:
-    """(y, x) float32 normalised working image -> (2, y, x) float32 on the host: foreground and depth, 0..1."""
+    """(y, x) float32 normalised image -> (4, y, x) float32 on the host: foreground, depth, 0..1; (dy, dx) in px."""
     x = pad(image, stride).to(dtype).contiguous(memory_format=torch.channels_last)
-    maps = net(x)[0, :, : image.shape[0], : image.shape[1]].float().sigmoid()
-    return np.asarray(maps.contiguous().cpu().numpy())
+    maps = net(x)[0, :, : image.shape[0], : image.shape[1]].float().contiguous()
+    maps[:2].sigmoid_()
+    maps[2:] *= FAR
+    return np.asarray(maps.cpu().numpy())
 
 
 @torch.inference_mode()
@@ -162,35 +200,35 @@ def frozen(net: UNet, device: torch.device, dtype: torch.dtype) -> Callable[[Ten
         return net
 
 
-def instances(
-    maps: np.ndarray,
-    image: np.ndarray,
+def particles_in(maps: np.ndarray, image: np.ndarray, options: SegmentOptions) -> tuple[np.ndarray, np.ndarray]:
+    """(4, y, x) maps and the (y, x) image that they are of -> (y, x) int32 labels, and how far their pixels disagree."""
+    mask = maps[0] > options.threshold
+    whole = components(mask)
+    keep = _sure(whole, maps[0]) & there(whole, image)
+    return parted(renumber(whole, keep), maps[1], maps[2:], options.split)
+
+
+def at_full_size(
+    labels: np.ndarray,
+    foreground: np.ndarray,
     shape: tuple[int, int],
     options: SegmentOptions,
     valid: Rect | None = None,
     pixel_size_nm: PixelSize | None = None,
 ) -> np.ndarray:
-    """(2, y, x) maps and (y, x) image at the working size -> (y, x) int32 labels of `shape`.
-
-    Particles are found and taken apart at the working size; their edges are drawn at full size.
-    """
-    small = maps[0] > options.threshold
-    whole = components(small)
-    small &= (_sure(whole, maps[0]) & there(whole, image))[whole] & (whole > 0)
-    found = grow(small, cores(small, maps[1])) if options.split else components(small)
-    found = renumber(found, _sure(found, maps[0]))
+    """Labels and foreground at the working size -> (y, x) int32 labels of `shape`; nothing outside `valid`."""
     least = smallest_area(options, pixel_size_nm)
-    if found.shape == shape:
-        return drop_small(np.where(cover(small, valid), found, 0), least)
-    by = shape[0] * shape[1] / found.size
-    found = drop_small(found, least / by)
-    nearest = cv2.resize(reach_out(found), shape[::-1], interpolation=cv2.INTER_NEAREST)
-    eight_bit = enlarge(cv2.convertScaleAbs(maps[0], alpha=255), shape)  # four times faster than in float32
+    if labels.shape == shape:
+        return drop_small(np.where(cover(labels > 0, valid), labels, 0), least)
+    by = shape[0] * shape[1] / labels.size
+    labels = drop_small(labels, least / by)
+    nearest = cv2.resize(reach_out(labels), shape[::-1], interpolation=cv2.INTER_NEAREST)
+    eight_bit = enlarge(cv2.convertScaleAbs(foreground, alpha=255), shape)  # four times faster than in float32
     mask = cover(eight_bit > int(255 * options.threshold), valid)
-    labels = cv2.copyTo(nearest, mask.view(np.uint8)).astype(np.int32)
-    inside = np.where(cover(small, scaled(valid, shape, small.shape)), found, 0)
-    safe = np.bincount(inside.ravel(), minlength=int(found.max()) + 1)[1:] * by > 2 * least + 16
-    return labels if safe.all() else drop_small(labels, least)  # to count at full size costs more than all of the above
+    full = cv2.copyTo(nearest, mask.view(np.uint8)).astype(np.int32)
+    inside = np.where(cover(labels > 0, scaled(valid, shape, labels.shape)), labels, 0)
+    safe = np.bincount(inside.ravel(), minlength=int(labels.max()) + 1)[1:] * by > 2 * least + 16
+    return full if safe.all() else drop_small(full, least)  # to count at full size costs more than all of the above
 
 
 def _sure(labels: np.ndarray, foreground: np.ndarray) -> np.ndarray:

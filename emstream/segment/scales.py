@@ -1,0 +1,79 @@
+"""One frame at several sizes: a large particle is best seen small, a small one large; each is taken where it is seen best."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from emstream.segment.instances import renumber
+
+LARGE = 16.0  # px, diameter from which a particle may be taken from the coarser of two sizes
+CALM = 0.8  # by how much its pixels must agree better there
+MISSING = 0.4  # disagreement that counts where the finer size sees nothing
+EDGE = 2  # px on either side of such a particle's outline that the finer size decides on
+THERE = 0.5  # share of a finer particle that may be covered by a coarser one
+FAINT = ((0.15, 0.85), (0.25, 0.8))  # a particle smaller than so much of the typical one must be as sure as that
+
+
+def finer(
+    coarse: np.ndarray,
+    calm: np.ndarray,
+    fine: np.ndarray,
+    restless: np.ndarray,
+    foreground: np.ndarray,
+    threshold: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each particle from the size at which its pixels agree better about its middle; edges from the finer size.
+
+    coarse, calm   : (y, x) int32 labels at about half the size, and (n + 1,) how far their pixels disagree
+    fine, restless : the same of the finer size
+    foreground     : (y, x) float32 0..1 of the finer size
+    returns        : (y, x) int32 labels, 1…n, and (n + 1,) how far their pixels disagree
+    """
+    large = np.bincount(coarse.ravel()) >= np.pi / 4 * LARGE**2
+    large[0] = False
+    if not large.any():
+        return fine, restless
+    big = cv2.resize(coarse.astype(np.float32), fine.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int32)
+    area = np.maximum(np.bincount(big.ravel(), minlength=len(large)), 1)
+    other = np.where(fine > 0, restless.astype(np.float32)[fine], np.float32(MISSING))
+    large &= calm <= CALM * np.bincount(big.ravel(), other.ravel(), minlength=len(large)) / area
+    if not large.any():
+        return fine, restless
+    big = renumber(big, large).astype(np.float32)
+    square = np.ones((2 * EDGE + 1,) * 2, np.uint8)
+    wide = cv2.dilate(big, square)
+    edge = wide != cv2.erode(big, square)
+    big = np.where(edge & (foreground > threshold), np.where(big > 0, big, wide), np.where(edge, 0, big)).astype(
+        np.int32
+    )
+    area = np.bincount(fine.ravel())
+    beside = np.bincount(fine[big > 0], minlength=len(area)) < THERE * area
+    beside[0] = False
+    n = int(large.sum())
+    rest = renumber(fine, beside)
+    together = np.where(big > 0, big, np.where(rest > 0, rest + n, 0)).astype(np.int32)
+    return together, np.concatenate([[0.0], calm[large], restless[beside]])
+
+
+def specks(labels: np.ndarray, area: np.ndarray, foreground: np.ndarray, usual: float) -> np.ndarray:
+    """(n + 1,) bool, which labels are far smaller than the frame's `usual` diameter (px) and not very sure.
+
+    A network takes the grain of a large particle, or of what is around it, for particles now and then. area : (n + 1,) px
+    """
+    d = np.sqrt(4 / np.pi * area)
+    small = d < max(share for share, _ in FAINT) * usual
+    small[0] = False
+    faint = np.zeros(len(area), bool)
+    if small.any():
+        at = np.flatnonzero(small[labels])
+        sure = np.bincount(labels.ravel()[at], foreground.ravel()[at], minlength=len(area)) / np.maximum(area, 1)
+        for share, least in FAINT:
+            faint |= small & (d < share * usual) & (sure < least)
+    return faint
+
+
+def typical(area: np.ndarray) -> float:
+    """(n + 1,) px by label -> area-weighted mean of the equivalent diameters, px; 0 when there are no particles."""
+    area = area[1:].astype(float)
+    return float(np.sum(area * np.sqrt(4 / np.pi * area)) / area.sum()) if len(area) else 0.0
