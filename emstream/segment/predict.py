@@ -75,7 +75,7 @@ class Network:
     def finite(self, pixels: Array) -> bool:
         """Whether the network gives numbers for a frame."""
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
-        return bool(np.isfinite(self._maps(self._working_image(pixels), None, shape)[2]).all())
+        return bool(np.isfinite(self._looks(self._working_image(pixels), None, shape)[-1][1]).all())
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         for small in 2 * halvings(working_shape(shape, self.options.long_side_px)):
