@@ -18,6 +18,7 @@ from emstream.errors import BadSettings, NotARun
 from emstream.export import export
 from emstream.export.crop import common
 from emstream.export.draw import nice
+from emstream.export.kinetics import told
 from emstream.messages import Origin
 from emstream.store import FrameRecord, LabelRecord, Ledger, Run, RunWriter, StoreOptions
 
@@ -41,7 +42,10 @@ def make_run(out: Path, *, calibrated: bool = True, frames: int = 12, jump: floa
             labels, _ = ndimage.label(move(movie.labels(i) > 0, shift)[0])
             columns = measure.particles(labels, pixels, valid=valid)
             state, tracks, _ = measure.link(state, labels, columns, i, 100.0 + i, valid=valid)
-            rows = measure.rows("particles", {**columns, "track": tracks, "frame": i, "time_s": 100.0 + i}, size)
+            when = {"frame": i, "time_s": 100.0 + i}
+            rows = measure.rows("particles", {**columns, "track": tracks, **when}, size)
+            kinetics = measure.rows("kinetics", {**(state.kinetics or {}), **when}, size)
+            writer.table("kinetics", measure.schema("kinetics", calibrated)).append(kinetics)
             writer.table("particles", measure.schema("particles", calibrated)).append(rows)
             writer.write_labels([LabelRecord(i, labels, len(tracks), 0.1, "truth")])
             writer.flush()
@@ -106,6 +110,30 @@ def test_tables_carry_units_in_their_names_and_a_dictionary_beside_them(run: Run
     assert len(pd.read_parquet(tmp_path / "x.parquet")) == len(table)
 
 
+def test_every_table_can_leave_with_units_in_the_parquet_and_a_dictionary_to_print(run: Run, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    export(run.path, tmp_path / "k.parquet", table="kinetics")
+    field = pq.read_schema(tmp_path / "k.parquet").field("density_per_nm2")
+    assert field.metadata[b"unit"] == "nm⁻²".encode()
+    assert len(pd.read_parquet(tmp_path / "k.parquet")) == run.n
+    export(run.path, tmp_path / "words.md")
+    text = (tmp_path / "words.md").read_text()
+    assert all(f"`{c}`" in text for c in (*run.table("particles").columns, *run.table("tracks").columns))
+    with pytest.raises(BadSettings, match="table 'moods'"):
+        export(run.path, tmp_path / "x.csv", table="moods")
+    with pytest.raises(BadSettings, match=r"only \.csv, \.parquet"):
+        export(run.path, tmp_path / "x.html", table="tracks")
+
+
+def test_what_was_measured_comes_with_its_error(run: Run) -> None:
+    rows = {row["quantity"]: row for row in told(run.path)}
+    assert rows["mean radius, last frames"]["error"] > 0
+    assert rows["mean radius, last frames"]["unit"] == "nm"
+    assert rows["coarsening exponent, from single particles"]["value"] is None  # twelve frames tell no law
+    json.dumps(list(rows.values()), allow_nan=False)
+
+
 def test_an_uncalibrated_run_says_pixels(tmp_path: Path) -> None:
     run = make_run(tmp_path, calibrated=False, frames=3)
     export(run.path, tmp_path / "x.csv")
@@ -118,10 +146,13 @@ def test_the_report_stands_alone(run: Run, tmp_path: Path) -> None:
     export(run.path, tmp_path / "x.html")
     text = (tmp_path / "x.html").read_text()
     assert "Plotly.newPlot" in text
-    for title in ("Drift", "Particles", "Size distribution", "Single particles"):
+    for title in (
+        "Drift", "Particles", "Mean and critical radius", "Size distribution", "Size distribution through time",
+        "Single particles", "Outlines through time", "Kinetics",
+    ):  # fmt: skip
         assert title in text
     assert "<script src=" not in text
-    assert text.count('<img src="data:image/png;base64,') == 4
+    assert text.count('<img src="data:image/png;base64,') == 5  # four frames, and the outlines
 
 
 def test_an_unknown_suffix_and_a_path_that_is_no_run_are_named(run: Run, tmp_path: Path) -> None:

@@ -27,14 +27,15 @@ class Artist:
     start_s: float
 
     @classmethod
-    def of(cls, run: Run, rect: Rect, longest: int = 1024) -> Artist:
-        """For pictures whose longer side is at most `longest` px."""
+    def of(cls, run: Run, rect: Rect, longest: int = 1024, enlarge: bool = False) -> Artist:
+        """For pictures whose longer side is at most `longest` px; small frames are made larger only with `enlarge`."""
         y0, y1, x0, x1 = rect
         some = np.unique(np.linspace(0, run.n - 1, min(SAMPLE, run.n)).astype(int))
         values = np.concatenate([run.frame(int(i))[y0:y1:4, x0:x1:4].ravel() for i in some]).astype(np.float64)
         low, high = np.percentile(values[np.isfinite(values)], (0.3, 99.7)) if values.size else (0.0, 1.0)
         times = run.column("time_s")
-        scale = min(1.0, longest / max(y1 - y0, x1 - x0))
+        scale = longest / max(y1 - y0, x1 - x0)
+        scale = max(1.0, float(int(scale))) if enlarge and scale > 1 else min(1.0, scale)
         return cls(run, rect, (float(low), float(max(high, low + 1e-9))), scale, _tracks(run), float(times[0]))
 
     @property
@@ -48,34 +49,37 @@ class Artist:
         y0, y1, x0, x1 = self.rect
         height, width = self.size
         grey = self.run.frame(i)[y0:y1, x0:x1].astype(np.float32)
-        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+        grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA if self.scale <= 1 else cv2.INTER_CUBIC)
         low, high = self.window
         grey = np.clip(np.nan_to_num((grey - low) / (high - low)), 0, 1) * 255
         image = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
         if outlines:
-            self._outline(image, i)
+            self.outline(image, i)
         if legend:
-            self._legend(image, i)
+            self.legend(image, i)
         return image
 
-    def _outline(self, image: np.ndarray, i: int) -> None:
+    def outline(
+        self, image: np.ndarray, i: int, *, colour: tuple[int, int, int] | None = None, only: set[int] | None = None
+    ) -> None:
+        """Draw the rims of frame i's particles, in place; colour : None = by track · only : these tracks, None = all."""
         y0, y1, x0, x1 = self.rect
         labels = self.run.label(i)[y0:y1, x0:x1].astype(np.int32)
         labels = cv2.resize(labels.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(int)
         tracks = self.tracks.get(i, {})
         for label in np.unique(labels):
-            if label == 0:
+            if label == 0 or (only is not None and tracks.get(int(label), -1) not in only):
                 continue
             ys, xs = np.nonzero(labels == label)
             box = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
             mask = (labels[box] == label).astype(np.uint8)
             contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             moved = [c + np.array([xs.min(), ys.min()]) for c in contours]
-            colour = COLOURS[tracks.get(int(label), int(label)) % len(COLOURS)]
-            cv2.polylines(image, moved, True, colour, max(1, round(max(image.shape) / 700)), cv2.LINE_AA)
+            ink = colour or COLOURS[tracks.get(int(label), int(label)) % len(COLOURS)]
+            cv2.polylines(image, moved, True, ink, max(1, round(max(image.shape) / 700)), cv2.LINE_AA)
 
-    def _legend(self, image: np.ndarray, i: int) -> None:
-        """Scale bar with its length below left, time below right."""
+    def legend(self, image: np.ndarray, i: int, stamp: bool = True) -> None:
+        """Scale bar with its length below left, time below right, in place."""
         height, width = image.shape[:2]
         per_px = self.run.pixel_size_nm
         nm = (per_px[0] * per_px[1]) ** 0.5 / self.scale if per_px else 1 / self.scale
@@ -89,9 +93,10 @@ class Artist:
         _write(image, text, (margin, y - 2 * thick), size)
         cv2.rectangle(image, (margin - 1, y - thick - 1), (margin + pixels + 1, y + 1), (0, 0, 0), -1)
         cv2.rectangle(image, (margin, y - thick), (margin + pixels, y), (255, 255, 255), -1)
-        stamp = f"{time_s:.2f} s"
-        (wide, _), _ = cv2.getTextSize(stamp, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
-        _write(image, stamp, (width - margin - wide, y), size)
+        if stamp:
+            when = f"{time_s:.2f} s"
+            (wide, _), _ = cv2.getTextSize(when, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+            _write(image, when, (width - margin - wide, y), size)
 
 
 def nice(value: float) -> float:

@@ -20,7 +20,7 @@ def mp4(run: Run, out: Path, fps: float | None = None) -> None:
     """H.264 that every browser plays. fps : frames a second; None = what lasts about 20 s, 5 to 30."""
     import imageio_ffmpeg
 
-    artist, frames = _prepare(run, 1024)
+    artist, frames = _prepare(run, 1024, enlarge=True)
     height, width = artist.size
     rate = fps or float(np.clip(len(frames) / 20, 5, 30))
     writer = imageio_ffmpeg.write_frames(
@@ -47,14 +47,14 @@ def gif(run: Run, out: Path, fps: float | None = None) -> None:
     first.save(out, save_all=True, append_images=pictures, duration=round(1000 / rate), loop=0)
 
 
-def _prepare(run: Run, longest: int) -> tuple[Artist, np.ndarray]:
+def _prepare(run: Run, longest: int, enlarge: bool = False) -> tuple[Artist, np.ndarray]:
     crop = common(run)
     if crop.left_out:
         log.warning(
             "frames left out: they drifted too far to share a picture with the others",
             extra={"left_out": crop.left_out, "kept": len(crop.frames)},
         )
-    return Artist.of(run, crop.rect, longest), crop.frames
+    return Artist.of(run, crop.rect, longest, enlarge), crop.frames
 
 
 def _images(artist: Artist, frames: np.ndarray) -> Iterator[np.ndarray]:

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from emstream.export import figures as figures_of
+from emstream.export import kinetics
 from emstream.export.crop import common
 from emstream.export.draw import COLOURS, Artist
+from emstream.export.outlines import through_time
 from emstream.measure import dictionary
 from emstream.store.run import Run
 
@@ -25,12 +28,21 @@ def html(run: Run, out: Path) -> None:
 
     particles, tracks = run.table("particles"), run.table("tracks")
     whole = particles[~particles["touches_border"].astype(bool)] if len(particles) else particles
-    figures = [_drift(run)]
+    found, ensemble = kinetics.of(run), kinetics.tables(run)[2]
+    figures = []
     if len(whole):
-        figures += [_counts(run, whole), _sizes(run, whole)]
+        figures += [_counts(run, whole)]
+        if ensemble is not None:
+            figures.append(figures_of.radii(run, ensemble))
+        figures += [_sizes(run, whole), figures_of.sizes_through_time(run, whole)]
     if len(whole) and len(tracks):
         figures.append(_single(run, whole, tracks))
-    body = [f"<h1>{markup.escape(run.name)}</h1>", _facts(run, particles, tracks), _pictures(run)]
+    if found is not None and len(found.growth["radius"]):
+        figures.append(figures_of.growth(found))
+    figures.append(_drift(run))
+    outlines = through_time(run, tracks) if len(tracks) else ""
+    body = [f"<h1>{markup.escape(run.name)}</h1>", _facts(run, particles, tracks), _pictures(run), outlines]
+    body.append(_numbers(kinetics.rows(run, found)))
     for k, figure in enumerate(figures):
         _style(figure)
         body.append(plotly.io.to_html(figure, include_plotlyjs="inline" if k == 0 else False, full_html=False))
@@ -137,7 +149,7 @@ def _pictures(run: Run) -> str:
     import imagecodecs
 
     crop = common(run)
-    artist, t = Artist.of(run, crop.rect, 640), _time(run)
+    artist, t = Artist.of(run, crop.rect, 640, enlarge=True), _time(run)
     cells = []
     for k in np.unique(np.linspace(0, len(crop.frames) - 1, PICTURES).astype(int)):
         i = int(crop.frames[k])
@@ -163,6 +175,14 @@ def _facts(run: Run, particles: pd.DataFrame, tracks: pd.DataFrame) -> str:
     }
     rows = "".join(f"<dt>{k}</dt><dd>{markup.escape(str(v))}</dd>" for k, v in facts.items())
     return f"<dl>{rows}</dl>"
+
+
+def _numbers(rows: list[dict[str, Any]]) -> str:
+    """What was measured, with its standard error."""
+    cells = "".join(
+        f"<tr><td>{markup.escape(r['quantity'])}</td><td>{markup.escape(r['text'])}</td></tr>" for r in rows
+    )
+    return f"<h2>Kinetics</h2><table><tr><th>quantity</th><th>value ± standard error</th></tr>{cells}</table>"
 
 
 def _words(run: Run) -> str:

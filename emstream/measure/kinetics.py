@@ -12,6 +12,8 @@ from scipy.spatial import cKDTree
 from emstream.errors import BadImage
 from emstream.messages import Rect
 
+_BEYOND = 6.0  # times the median deviation (about four standard deviations): such rates are left out
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -82,14 +84,17 @@ def critical_radius(
         w = np.ones_like(r)
     else:  # an error of nearly nothing, of few sightings that happened to agree, must not decide alone
         w = 1 / (scale * np.maximum(error[good], np.median(error[good]) / 2))
-    a11, a12, a22 = float((w * w).sum()), float((w * w * r).sum()), float((w * w * r * r).sum())
-    b1, b2 = float((w * w * v).sum()), float((w * w * r * v).sum())
-    det = a11 * a22 - a12 * a12
-    if det <= 0:
-        return Critical(math.nan, math.nan, math.nan, math.nan)
-    a, b = (a22 * b1 - a12 * b2) / det, (a11 * b2 - a12 * b1) / det
-    left = w * (v - a - b * r)
-    noise = float(left @ left) / max(len(r) - 2, 1) / det
+    for last in (False, True):
+        a11, a12, a22 = float((w * w).sum()), float((w * w * r).sum()), float((w * w * r * r).sum())
+        b1, b2 = float((w * w * v).sum()), float((w * w * r * v).sum())
+        det = a11 * a22 - a12 * a12
+        if det <= 0:
+            return Critical(math.nan, math.nan, math.nan, math.nan)
+        a, b = (a22 * b1 - a12 * b2) / det, (a11 * b2 - a12 * b1) / det
+        left = w * (v - a - b * r)
+        if error is not None and not last:  # what jumps (a coalescence that nobody has told of yet) is no ripening
+            w = np.where(np.abs(left) <= _BEYOND * max(float(np.median(np.abs(left))), 1e-12), w, 0.0)
+    noise = float(left @ left) / max(int((w > 0).sum()) - 2, 1) / det
     va, vb, cab = a22 * noise, a11 * noise, -a12 * noise
     if b <= 0:
         return Critical(math.nan, math.nan, float(-a), math.sqrt(va))
