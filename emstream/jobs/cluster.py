@@ -35,6 +35,7 @@ def client(
     """
     from distributed import Client
 
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # who came and went is told by us
     settings = settings or Settings()
     options, workers = settings.cluster, workers or settings.cluster.workers
     if where == "local":
@@ -232,4 +233,4 @@ def dashboard(c: Any) -> str:
 
 
 def _tell_dashboard(c: Any) -> None:
-    log.info("dask", extra={"dashboard": dashboard(c) or "pip install bokeh", "scheduler": c.scheduler.address})
+    log.info("dask", extra={"scheduler": c.scheduler.address, "dashboard": dashboard(c) or "none: it needs bokeh"})
