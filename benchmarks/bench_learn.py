@@ -120,7 +120,7 @@ def movies(work: Path, only: str) -> None:
         "| movie | hand-tuned local threshold | classical | default | student | min | gate |\n|---|---|---|---|---|---|---|"
     )
     for name, movie in scenes().items():
-        if only and only not in name:
+        if only and only != name:
             continue
         folder = work / name.replace(" ", "_").replace("/", "_").replace(",", "")
         folder.mkdir(parents=True, exist_ok=True)

@@ -214,3 +214,12 @@ def test_a_data_set_tells_where_each_crop_is_from(movie: Material, tmp_path: Pat
     frames = set(np.asarray(root["rows/frame"][:]))
     assert frames == {r.frame for r in kept}
     assert not frames & {r.frame for r in records if r.sealed}
+
+
+def test_a_frame_of_few_electrons_is_not_thinned_further() -> None:
+    rng = np.random.default_rng(8)
+    for dose, thinner in ((4, False), (80, True)):
+        image = rng.poisson(dose, (96, 96)).astype(np.float32)
+        lesson = Lesson("f", image, np.zeros((96, 96), np.int32), np.ones((96, 96), np.float32), (0, 96, 0, 96))
+        made = crops_of(lesson, 12, OPTIONS, (3,))
+        assert bool((made.rows["dose"] < 1).any()) is thinner

@@ -27,6 +27,7 @@ ROW = np.dtype(
 )
 TRIES = 12  # angles and places until a crop fits into the frame and shows what it should
 THINNEST = 0.15  # of the frame's dose
+ENOUGH = 8.0  # counts per px: a frame of no more is not thinned, there would be nothing left to see
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,8 +103,9 @@ def exposure(rng: np.random.Generator, image: np.ndarray, rect: Rect, invert: fl
     y0, y1, x0, x1 = rect
     inside = image[y0:y1, x0:x1]
     row["dose"], row["blur"], row["gamma"] = 1.0, 0.0, 1.0
-    if rng.random() < 0.5:
-        share = float(np.exp(rng.uniform(np.log(THINNEST), 0)))
+    least = float(np.clip(ENOUGH / max(float(inside.mean()), 1e-6), THINNEST, 1))
+    if least < 1 and rng.random() < 0.5:
+        share = float(np.exp(rng.uniform(np.log(least), 0)))
         row["dose"], inside = share, thinned(rng, inside, share)
     if rng.random() < 0.25:
         row["blur"] = sigma = float(rng.uniform(0.4, 1.2))
