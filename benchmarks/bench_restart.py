@@ -13,15 +13,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from emstream import measure
 from emstream.store import Ledger, RunWriter, StoreOptions
 
 CASES = {
@@ -48,7 +53,10 @@ def long_run(out: Path, rows: int, side: int) -> None:
         )
         db.execute("COMMIT")
         ledger.set_run(run.id, state="live", attrs={"window": [0.0, 1000.0], "series": "", "state": "live"})
-        RunWriter(out, ledger.run("week"), ledger, StoreOptions(fsync=False, low_water_mb=0), anew=True)
+        writer = RunWriter(out, ledger.run("week"), ledger, StoreOptions(fsync=False, low_water_mb=0), anew=True)
+        tracks = replace(measure.start_tracks(), frame=rows - 1)
+        state = {f"tracks.{k}": v for k, v in measure.dump(tracks).items()}
+        writer.write_state("state0", {"kept": np.int64(rows), "linked": np.int64(rows), **state})
 
 
 def stored(out: Path) -> int:
@@ -81,40 +89,45 @@ class Camera:
             self.next += 1
 
 
-def start(camera: Path, out: Path, options: list[str]) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def start(camera: Path, out: Path, options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The daemon, which is killed in the end."""
     command = [sys.executable, "-m", "emstream", "live", camera, out, "--set=source.group=all", "--name=week"]
     command += ["--set=store.low_water_mb=0", "--set=log.level=warning", *options]
-    return subprocess.Popen([str(c) for c in command])
+    daemon = subprocess.Popen([str(c) for c in command])
+    try:
+        yield daemon
+    finally:
+        daemon.kill()
+        daemon.wait()
 
 
 def restart(folder: Path, out: Path, camera: Camera, options: list[str]) -> tuple[float, float]:
     """Seconds to the first new frame, and of processor time, after some hundred frames and a kill."""
-    daemon = start(folder, out, options)
-    wanted = stored(out) + 150
-    camera.shoot(150)
-    while stored(out) < wanted:
-        time.sleep(0.05)
-    time.sleep(1.5)  # so that the state of the drift is saved, as it is every few seconds
-    daemon.kill()
-    daemon.wait()
+    with start(folder, out, options):
+        wanted = stored(out) + 150
+        camera.shoot(150)
+        while stored(out) < wanted:
+            time.sleep(0.05)
+        time.sleep(1.5)  # so that the state of the drift is saved, as it is every few seconds
     had = stored(out)
     camera.shoot(3)
     began = time.monotonic()
-    daemon = start(folder, out, options)
-    while stored(out) == had:
-        time.sleep(0.005)
-    took = time.monotonic() - began
-    ticks = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    daemon.kill()
-    daemon.wait()
+    with start(folder, out, options) as daemon:
+        while stored(out) == had:
+            time.sleep(0.005)
+        took = time.monotonic() - began
+        ticks = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return took, sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     ask = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     ask.add_argument("--rows", type=int, default=1_000_000)
     ask.add_argument("--side", type=int, default=512)
     ask.add_argument("--rounds", type=int, default=3)
+    ask.add_argument("--made", type=Path, default=None, help="a folder in which the long run is kept for another time")
     ask.add_argument("--only", default="", help="the cases whose names begin so")
     given = ask.parse_args()
     print(
@@ -124,8 +137,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="emstream-restart-") as place:
             folder, out = Path(place) / "camera", Path(place) / "runs"
             folder.mkdir()
-            if rows:
+            if rows and given.made is not None and given.made.is_dir():
+                shutil.copytree(given.made, out)
+            elif rows:
                 long_run(out, rows, given.side)
+                if given.made is not None:
+                    shutil.copytree(out, given.made)
             camera = Camera(folder, rows, given.side)
             for name, options in CASES.items():
                 if not name.startswith(given.only):

@@ -20,6 +20,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,9 +37,8 @@ import numpy as np
 
 from emstream.store.chunks import decode
 from emstream.store.layout import Layout, chunk_name
-from emstream.store.ledger import read_frames
 
-MOVIE, SINGLES = 8000, 1000  # frames of a movie, then of a folder of single files
+MOVIE, SINGLES = 8000, 1000  # frames of a movie, then of a folder of single files, when the run is long
 AHEAD = 4000  # frames that the camera is ahead of the daemon
 MODELS = ("classical", "default")
 HEADER = 1024
@@ -65,6 +66,12 @@ def place(i: int) -> tuple[str, int]:
     """The file of a planted frame, relative to the watched folder, and its index in it."""
     block, k = divmod(i, MOVIE + SINGLES)
     return (f"{block:04d}_movie.mrc", k) if k < MOVIE else (f"{block:04d}_single/f_{k - MOVIE:05d}.npy", 0)
+
+
+def risen(values: list[float]) -> float:
+    """How far a number's lowest value rose from the first fifth of a time to the last: a group under way holds files open."""
+    fifth = max(1, len(values) // 5)
+    return float(min(values[-fifth:]) - min(values[:fifth]))
 
 
 class Camera(threading.Thread):
@@ -239,6 +246,7 @@ class Soak:
         self.restarts: list[float] = []
         self.done = {"kill": 0, "full disk": 0, "unmount": 0, "model": 0}
         self.daemon: Daemon | None = None
+        self.segmented = not any(s.replace(" ", "") == "segment.enabled=false" for s in given.set)
 
     def events(self) -> list[tuple[int, str]]:
         """(frames stored, what happens then): kills in the first part, so that a long life follows; the rest anywhere."""
@@ -261,8 +269,6 @@ class Soak:
         rows = self.out / ".emstream" / "ledger.sqlite"
         if not rows.is_file():
             return 0
-        import sqlite3
-
         db = sqlite3.connect(f"file:{rows}?mode=ro", uri=True, timeout=30)
         try:
             found = db.execute(
@@ -299,6 +305,8 @@ class Soak:
 
     def happen(self, what: str) -> None:
         assert self.daemon is not None
+        if what == "model" and not self.segmented:
+            return
         if what == "kill":
             self.daemon.process.kill()
             self.daemon.process.wait()
@@ -316,9 +324,14 @@ class Soak:
         elif what == "model":
             self.model += 1
             name = MODELS[self.model % len(MODELS)]
-            command = [sys.executable, "-m", "emstream", "models", "activate", name, "--out", str(self.out)]
+            command = [sys.executable, "-m", "emstream", "models", "activate", name, str(self.out)]
             subprocess.run(command, check=True, capture_output=True)
-        self.done[what] += 1
+            end = time.monotonic() + 120
+            while f'emstream_model_info{{name="{name}"' not in self.daemon.get("/metrics")[1]:
+                assert time.monotonic() < end, f"{name} was not taken up"
+                self.look()
+                time.sleep(0.2)
+        self.done[what] = self.done.get(what, 0) + 1
         print(f"{what}: {self.camera.stored} frames", file=sys.stderr, flush=True)
 
     def run(self) -> None:
@@ -355,29 +368,36 @@ class Soak:
 
     def verify(self) -> dict[str, int]:
         """Every planted frame against the ledger and the chunks."""
-        rows = read_frames(self.out, "week") or []
-        n = self.given.frames
-        origins = [(row["path"], row["sub"]) for row in rows]
+        n, side = self.given.frames, self.given.side
         planted = {place(i): i for i in range(n)}
-        layout = Layout((self.given.side, self.given.side), "uint16")
-        compressor, wrong = layout.compressor_of("0"), 0
-        for row in rows:
-            i = planted.get((row["path"], row["sub"]))
-            if i is None or row["source_crc32c"] != self.scene.checksum(i):
-                wrong += 1
-                continue
-            data = (self.out / "week.zarr" / "0" / chunk_name(row["slot"])).read_bytes()
-            stored = decode(data, layout.images()["0"], compressor)
-            dy, dx = (int(np.floor(row[k] + 0.5)) for k in ("dy", "dx"))
-            side = self.given.side
-            inside = (slice(max(0, dy), side + min(0, dy)), slice(max(0, dx), side + min(0, dx)))
-            wrong += not np.array_equal(np.roll(self.scene.frame(i), (dy, dx), (0, 1))[inside], stored[inside])
+        layout = Layout((side, side), "uint16")
+        compressor = layout.compressor_of("0")
+        found: Counter[tuple[str, int]] = Counter()
+        wrong, unsegmented, models = 0, 0, set[str]()
+        with contextlib.closing(sqlite3.connect(self.out / ".emstream" / "ledger.sqlite")) as db:
+            rows = db.execute(
+                "SELECT path, sub, slot, source_crc32c, dy, dx, state, model FROM frames WHERE state IN ('COMMITTED', 'SEGMENTED')"
+            )
+            for path, sub, slot, checksum, *shift, state, model in rows:
+                found[path, sub] += 1
+                unsegmented += state != "SEGMENTED"
+                models |= {model} if model else set()
+                i = planted.get((path, sub))
+                if i is None or checksum != self.scene.checksum(i):
+                    wrong += 1
+                    continue
+                data = (self.out / "week.zarr" / "0" / chunk_name(slot)).read_bytes()
+                stored = decode(data, layout.images()["0"], compressor)
+                dy, dx = (int(np.floor(s + 0.5)) for s in shift)
+                inside = (slice(max(0, dy), side + min(0, dy)), slice(max(0, dx), side + min(0, dx)))
+                wrong += not np.array_equal(np.roll(self.scene.frame(i), (dy, dx), (0, 1))[inside], stored[inside])
         return {
-            "frames": len(rows),
-            "lost": len(planted.keys() - set(origins)),
-            "doubled": len(origins) - len(set(origins)),
+            "frames": sum(found.values()),
+            "lost": len(planted.keys() - found.keys()),
+            "doubled": sum(found.values()) - len(found),
             "wrong": wrong,
-            "unsegmented": sum(row["state"] != "SEGMENTED" for row in rows),
+            "unsegmented": unsegmented if self.segmented else 0,
+            "models": len(models),
         }
 
     def growth(self) -> dict[str, float]:
@@ -394,10 +414,10 @@ class Soak:
             "rss first MB": y[0] / 1e6,
             "rss last MB": y[-1] / 1e6,
             "bytes a frame": float(np.polyfit(x, y, 1)[0]) if len(x) > 2 else float("nan"),
-            "files least": min(s["files"] for s in late),
-            "files most": max(s["files"] for s in late),
-            "threads least": min(s["threads"] for s in late),
-            "threads most": max(s["threads"] for s in late),
+            "files": float(np.median([s["files"] for s in late])),
+            "files more": risen([s["files"] for s in late]),
+            "threads": float(np.median([s["threads"] for s in late])),
+            "threads more": risen([s["threads"] for s in late]),
             "/metrics p50 ms": float(np.percentile(ms, 50)),
             "/metrics p99 ms": float(np.percentile(ms, 99)),
             "restart to first frame, most s": max(self.restarts),
@@ -438,7 +458,10 @@ def main() -> int:
     ask.add_argument("--minutes", type=float, default=0.0, help="stop after so long, with the frames that there are")
     ask.add_argument("--where", type=Path, default=None)
     ask.add_argument("--samples", type=Path, default=None, help="a CSV of all samples")
+    ask.add_argument("--movie", type=int, default=MOVIE, help="frames of a movie")
+    ask.add_argument("--singles", type=int, default=SINGLES, help="single files after each movie")
     given = ask.parse_args()
+    globals().update(MOVIE=given.movie, SINGLES=given.singles)
     with scratch(given.where) as folder:
         soak = Soak(folder, given)
         began = time.monotonic()
@@ -455,10 +478,12 @@ def main() -> int:
                 lines = [",".join(names), *(",".join(f"{s[k]:.3f}" for k in names) for s in soak.samples)]
                 given.samples.write_text("\n".join(lines) + "\n")
             soak.close()
-        for table in ({"seconds": seconds, **soak.done}, found, soak.growth()):
+        grown = soak.growth()
+        for table in ({"seconds": seconds, **soak.done}, found, grown):
             print("| " + " | ".join(table) + " |\n" + "|---" * len(table) + "|")
             print("| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in table.values()) + " |\n")
-    return int(any(found[k] for k in ("lost", "doubled", "wrong", "unsegmented")) or found["frames"] != given.frames)
+    wrong = any(found[k] for k in ("lost", "doubled", "wrong", "unsegmented")) or found["frames"] != given.frames
+    return int(wrong or grown["files more"] > 8 or grown["threads more"] > 2)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What storing a frame costs: the whole protocol against zarr's own append and a bare file, in one run.
 
     python benchmarks/bench_store.py [--sizes 512,1024,2048] [--frames 48] [--where FOLDER] [--json]
+    python benchmarks/bench_store.py --sizes 1024 --cost 100        # what reserving, syncing and committing cost at a rate
 
 Each row is the best of three rounds, the writers taking turns so that a busy machine hits all alike. `cpu` is process
 time of all threads, `wall` is from the first frame to the last byte accounted for (written, and synced where it says so).
@@ -13,14 +14,15 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import zarr
 
 from emstream.messages import Origin
-from emstream.store import FrameRecord, LabelRecord, Ledger, RunWriter, StoreOptions
+from emstream.store import FrameRecord, LabelRecord, Ledger, RunWriter, StoreOptions, WriteBehind
 
 ROUNDS = 3
 GROUP = 8  # frames committed together, as when the writer is behind
@@ -52,6 +54,45 @@ def emstream_run(folder: Path, frames: np.ndarray, *, fsync: bool, group: int, l
                 writer.write_labels([LabelRecord(i, discs, 49, 0.5, "m@0") for i in block])
             writer.flush()
         writer.publish()
+
+
+def cost(size: int, fps: float, seconds: float, where: Path | None) -> dict[str, float]:
+    """What safety costs while frames come at a steady rate, ms a frame: reserving, syncing and committing; wall and cpu."""
+    frames, spent = frames_like_a_camera(64, size), dict.fromkeys(("reserve", "fsync", "ledger", "publish"), (0.0, 0.0))
+    count = int(fps * seconds)
+
+    @contextmanager
+    def timed(stage: str, frames: int) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.thread_time()
+        yield
+        before = spent[stage]
+        spent[stage] = before[0] + time.perf_counter() - wall, before[1] + time.thread_time() - cpu
+
+    folder = Path(tempfile.mkdtemp(dir=where))
+    try:
+        with Ledger(folder) as ledger:
+            row = ledger.run_for("s", "bench", (size, size), "uint16", None)
+            writer = RunWriter(folder, row, ledger, StoreOptions(low_water_mb=0), timed=timed)
+            behind = WriteBehind(writer, 256 << 20)
+            began = time.monotonic()
+            for i in range(count):
+                time.sleep(max(0.0, began + i / fps - time.monotonic()))
+                pixels = frames[i % 64]
+                record = FrameRecord(pixels, Origin("m.mrc", i, (i + 1) * 1000, i, 1), float(i), (0.0, 0.0))
+                with timed("reserve", 1):
+                    slots = writer.reserve([record.origin])
+                behind.put(lambda r=record, s=slots: writer.write_frames([r], s), pixels.nbytes)
+            behind.close()
+            took = time.monotonic() - began
+            writer.close()
+    finally:
+        shutil.rmtree(folder)
+    told = {
+        f"{stage} {kind}": 1e3 * value[k] / count
+        for stage, value in spent.items()
+        for k, kind in enumerate(("wall", "cpu"))
+    }
+    return {"frames/s kept": count / took, **told}
 
 
 def zarr_append(folder: Path, frames: np.ndarray) -> None:
@@ -125,7 +166,17 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--where", type=Path, default=None)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cost", type=float, default=0.0, metavar="FPS", help="what safety costs at this rate instead")
     args = parser.parse_args()
+    if args.cost:
+        for size in map(int, args.sizes.split(",")):
+            found = cost(size, args.cost, 15.0, args.where)
+            share = (
+                sum(v for k, v in found.items() if k in ("reserve cpu", "fsync cpu", "ledger cpu")) * args.cost / 1e3
+            )
+            print(f"{size}² at {args.cost:g} frames/s: " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()))
+            print(f"processor time of reserving, syncing and committing: {share:.1%} of the frame's time on one core")
+        return
     rows = [row for size in args.sizes.split(",") for row in measure(int(size), args.frames, args.where)]
     if args.json:
         print(json.dumps(rows, indent=1))

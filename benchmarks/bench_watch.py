@@ -138,11 +138,13 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     ask.add_argument("--rate", type=float, default=100.0)
     ask.add_argument("--seconds", type=float, default=10.0)
-    ask.add_argument("--burst", type=int, default=0)
+    ask.add_argument("--burst", type=int, default=0, help="files of each burst")
+    ask.add_argument("--trees", default="", help="of these alone: beginnings of their names, comma separated")
     asked = ask.parse_args()
     if asked.burst:
         print("| tree | files | lost | doubled | without a hint | seconds |\n|---|---|---|---|---|---|")
-        for name, write in TREES.items():
+        for name in filter(lambda name: name.startswith(tuple(asked.trees.split(","))), TREES):
+            write = TREES[name]
             lost, doubled, missed, seconds = burst(write, asked.burst)
             print(f"| {name} | {asked.burst} | {lost} | {doubled} | {missed} | {seconds:.0f} |", flush=True)
         return

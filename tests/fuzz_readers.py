@@ -42,12 +42,37 @@ def hdf5() -> bytes:
         return Path(place.name).read_bytes()
 
 
+def zarr_stack(path: Path) -> None:
+    """Two frames as an array or, by its name, as an OME-Zarr image; the header is a text of its own."""
+    import zarr
+
+    place = path
+    if path.name.startswith("ome"):
+        axes = [
+            {"name": "t", "type": "time", "unit": "second"},
+            *({"name": n, "type": "space", "unit": "nanometer"} for n in "yx"),
+        ]
+        scales = [{"type": "scale", "scale": [0.1, 0.5, 0.5]}]
+        image = {"name": "m", "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scales}]}
+        zarr.create_group(path, attributes={"ome": {"version": "0.5", "multiscales": [image]}})
+        place = path / "0"
+    zarr.create_array(place, shape=SMALL.shape, chunks=(1, *SMALL.shape[1:]), dtype=SMALL.dtype)[:] = SMALL
+
+
+def zarr_header(name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        zarr_stack(Path(place) / name)
+        return (Path(place) / name / "zarr.json").read_bytes()
+
+
 FILES: dict[str, Callable[[], tuple[bytes, int]]] = {  # the file, and how many bytes of it are its header (0: all)
     **{name: (lambda victim=victim: victim) for name, victim in VICTIMS.items()},
     "deflate.tif": lambda: (tif(SMALL, compression="deflate"), 0),
     "m.png": lambda: (imagecodecs.png_encode(SMALL[0]), 0),
     "m.jpg": lambda: (imagecodecs.jpeg_encode(SMALL[0].astype(np.uint8)), 0),
     "m.h5": lambda: (hdf5(), 0),
+    "m.zarr": lambda: (zarr_header("m.zarr"), 0),
+    "ome.zarr": lambda: (zarr_header("ome.zarr"), 0),
 }
 
 
@@ -62,7 +87,10 @@ def mutated(whole: bytes, header: int, rng: random.Random) -> bytes:
     for _ in range(rng.randint(1, 6)):
         at = rng.randrange(reach)
         kind = rng.random()
-        if kind < 0.5:
+        if whole[:1] == b"{" and kind < 0.7:  # a text: other numbers in it leave it one that can be read
+            at = rng.choice([i for i, c in enumerate(raw) if chr(c).isdigit()] or [at])
+            value = rng.choice((b"0", b"9", b"-", b"9999999999", b"1e9", b"null", b"[]", b"0.5"))
+        elif kind < 0.5:
             value = rng.choice(EXTREMES)
         elif kind < 0.8:
             value = rng.randbytes(rng.randint(1, 4))
@@ -97,10 +125,13 @@ def fuzz(name: str, count: int, seed: int) -> dict[str, object]:
     shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     slowest, limited = 0.0, 0
     with tempfile.TemporaryDirectory(dir=shm) as folder:
-        path = Path(folder) / name
+        header_file = path = Path(folder) / name
+        if name.endswith(".zarr"):
+            zarr_stack(path)
+            header_file = path / "zarr.json"
         for k in range(-20, count):  # the first ones load what a reader loads late
             data = whole if k == -20 else mutated(whole, header, random.Random(f"{seed}/{name}/{k}"))
-            path.write_bytes(data)
+            header_file.write_bytes(data)
             if k == 0:
                 limited = address_space()
                 resource.setrlimit(resource.RLIMIT_AS, (limited + 2 * CAP, resource.RLIM_INFINITY))

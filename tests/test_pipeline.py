@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from emstream.messages import Frame, Labelled, Origin, Status
 from emstream.metrics import Metrics
 from emstream.pipeline import Lane, Loop, Result, Sinks, Steps, StoreKeeper, lane
 from emstream.source.ahead import ReadAhead
-from emstream.store import Ledger, Run, RunWriter, StoreOptions, WriteBehind
+from emstream.store import Ledger, Run, RunWriter, StoreOptions, TableWriter, WriteBehind
 
 SIDE = 160
 
@@ -95,7 +96,7 @@ class Rig:
                 row = ledger.run_for(frame.series, frame.series, frame.pixels.shape, name, frame.pixel_size_nm)
                 keeper = StoreKeeper(
                     RunWriter(self.out, row, ledger, StoreOptions()), behind, sinks, self.metrics, self.shown.append,
-                    frame.pixel_size_nm,
+                    row.pixel_size_nm,
                 )  # fmt: skip
                 return Lane(frame.series, keeper, self.steps, self.metrics, frame)
 
@@ -254,6 +255,40 @@ def test_a_closed_run_opens_again_when_its_folder_grows(movie: simulate.Movie, t
     assert [p.name for p in tmp_path.glob("*.zarr")] == ["cam.zarr"]
     assert drift_error(run, movie) < 0.3
     assert not run.table("tracks").duplicated("track").any()
+
+
+def test_only_the_thread_that_writes_touches_a_runs_tables_and_closes_it(
+    movie: simulate.Movie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[str]] = {}
+
+    def noted(name: str, call: Any) -> Any:
+        def wrapped(*args: Any, **more: Any) -> Any:
+            seen.setdefault(name, set()).add(threading.current_thread().name)
+            return call(*args, **more)
+
+        return wrapped
+
+    for owner, name in ((TableWriter, "flush"), (TableWriter, "drop"), (RunWriter, "close"), (RunWriter, "flush")):
+        monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
+    Rig(tmp_path).process(frames_of(movie, 0, 6), die=True)
+    Rig(tmp_path).process(frames_of(movie, 6, 12))
+    assert seen.keys() == {"flush", "drop", "close"}
+    assert set().union(*seen.values()) == {"write-behind_0"}
+
+
+@pytest.mark.parametrize("known_first", [True, False])
+def test_a_run_goes_on_in_its_own_unit_with_frames_that_know_another_one_or_none(
+    known_first: bool, movie: simulate.Movie, tmp_path: Path
+) -> None:
+    first, then = frames_of(movie, 0, 8), frames_of(movie, 8, 16)
+    unknown = [replace(f, pixel_size_nm=None) for f in (then if known_first else first)]
+    Rig(tmp_path).process(first if known_first else unknown)
+    Rig(tmp_path).process(unknown if known_first else then)
+    (path,) = tmp_path.glob("*.zarr")
+    table = Run(path).table("particles")
+    assert sorted(table["frame"].unique()) == list(range(16))
+    assert ("area_nm2" in table, "area_px" in table) == (known_first, not known_first)
 
 
 def test_the_tables_of_a_live_run_hold_every_row_soon_after_the_last_frame(

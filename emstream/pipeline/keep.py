@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from emstream.store.columns import model_key
 from emstream.store.run import Run
 from emstream.store.writer import FrameRecord, LabelRecord, RunWriter
 
+T = TypeVar("T")
 ROWS_EVERY_S = 2.0  # how often readers of a live run's tables see new rows
 STATES = 2  # generations of saved state: the newest may be of frames that a kill took back
 
@@ -72,7 +73,7 @@ class StoreKeeper:
         pixel_size_nm: PixelSize | None,
     ) -> None:
         self._writer, self._behind, self._sinks, self._metrics, self._show = writer, behind, sinks, metrics, show
-        self._pixel_size_nm = pixel_size_nm
+        self.pixel_size_nm = pixel_size_nm
         self._tabled: dict[str, int] = {}  # the last frame whose rows a table has: a group may be written twice
         self._generation = 0
         self._run: Run | None = None
@@ -150,7 +151,7 @@ class StoreKeeper:
 
     def waiting(self) -> list[int]:
         """The frames that the run had when it was opened and whose final shift is not known."""
-        shifts = self._writer.columns.column("final_shift", self.stored)
+        shifts = self._in_the_queue(lambda: self._writer.columns.column("final_shift", self.stored))
         return [int(slot) for slot in np.flatnonzero(np.isnan(shifts[:, 0]))]
 
     def read(self, slot: int) -> Aligned:
@@ -164,7 +165,7 @@ class StoreKeeper:
         row = {k: column[slot - first] for k, column in rows.items()}
         pixels = run.frame(slot)
         shift = (float(row["shift"][0]), float(row["shift"][1]))
-        frame = Frame(self.name, Origin("", slot, 0, 0, 0), pixels, float(row["time_s"]), self._pixel_size_nm)
+        frame = Frame(self.name, Origin("", slot, 0, 0, 0), pixels, float(row["time_s"]), self.pixel_size_nm)
         valid = align.covered(pixels.shape, shift)
         return Aligned(frame, pixels, shift, float(row["confidence"]), int(row["anchor"]), int(row["status"]), valid)
 
@@ -174,27 +175,42 @@ class StoreKeeper:
 
     def drop_rows_from(self, frame: int, living: np.ndarray, next_track: int) -> None:
         """Take out of the tables what the frames from `frame` on had written before a restart; they write it anew."""
-        for name in ("particles", "events", "kinetics", "tracks"):
-            kind: Any = name
-            table = self._writer.table(name, measure.schema(kind, self._pixel_size_nm is not None))
-            if name == "tracks":
-                table.drop("track", from_value=next_track, values=living)
-            else:
-                table.drop("frame", from_value=frame)
+
+        def work() -> None:
+            for name in ("particles", "events", "kinetics", "tracks"):
+                kind: Any = name
+                table = self._writer.table(name, measure.schema(kind, self.pixel_size_nm is not None))
+                if name == "tracks":
+                    table.drop("track", from_value=next_track, values=living)
+                else:
+                    table.drop("frame", from_value=frame)
+
+        self._in_the_queue(work)
 
     def close(self, last: Callable[[], Tables]) -> None:
         """Everything down, the tables whole, the run `closed`."""
-        self._behind.put(lambda: self._write_rows(1 << 62, last()), 0)
+
+        def work() -> None:
+            self._write_rows(1 << 62, last())
+            self._writer.close()
+            if self._writer in self._sinks.writers:  # not so when the group is written a second time
+                self._sinks.writers.remove(self._writer)
+
+        self._in_the_queue(work)
+
+    def _in_the_queue(self, act: Callable[[], T]) -> T:
+        """Done behind everything that is queued, by the only thread that may touch the writer; waits for it."""
+        done: list[T] = []
+        self._behind.put(lambda: done.append(act()), 0)
         self._behind.drain()
-        self._sinks.writers.remove(self._writer)
-        self._behind.patiently(self._writer.close)
+        return done[-1]
 
     # ---- in the queue's thread -----------------------------------------------------------------------------------
 
     def _write_rows(self, frame: int, tables: Tables) -> None:
         for name in ("particles", "tracks", "events", "kinetics"):
             kind: Any = name
-            table = self._writer.table(name, measure.schema(kind, self._pixel_size_nm is not None))
+            table = self._writer.table(name, measure.schema(kind, self.pixel_size_nm is not None))
             if name in tables and frame > self._tabled.get(name, -1):
                 table.append(tables[name])
                 self._tabled[name] = frame
@@ -208,7 +224,7 @@ class StoreKeeper:
             seen = now - (time.monotonic() - frame.seen_at)
             self._metrics.latency("seen", seen - frame.closed_at)
             self._metrics.latency("committed", now - frame.closed_at)
-        size = self._pixel_size_nm
+        size = self.pixel_size_nm
         speed = drift_speed * math.sqrt(size[0] * size[1]) if size else math.nan
         self._metrics.drift(aligned.shift, aligned.confidence, speed)
         self._show(Result(run=self.name, frame=slot, aligned=aligned, drift_speed=drift_speed))

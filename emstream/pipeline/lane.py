@@ -14,7 +14,7 @@ import numpy as np
 
 from emstream import align, arrays, measure
 from emstream.errors import BadImage
-from emstream.messages import Aligned, Array, Frame, Labelled, Measured, Status
+from emstream.messages import Aligned, Array, Frame, Labelled, Measured, PixelSize, Status
 from emstream.metrics import Metrics
 from emstream.pipeline import steps as step
 from emstream.pipeline.steps import Steps, Tables
@@ -49,6 +49,7 @@ class Keeper(Protocol):
 
     name: str
     stored: int  # frames that the run had when it was opened
+    pixel_size_nm: PixelSize | None  # of the run; single frames may not know it
 
     def reserve(self, frames: Sequence[Frame]) -> list[int | None]: ...
     def frame(self, slot: int, aligned: Aligned, keep_raw: bool, drift_speed: float) -> None: ...
@@ -85,7 +86,7 @@ class Lane:
     def __init__(self, series: str, keeper: Keeper, steps: Steps, metrics: Metrics, first: Frame) -> None:
         self.series, self.keeper, self.steps, self.metrics = series, keeper, steps, metrics
         self.shape, self.dtype = first.pixels.shape, first.pixels.dtype
-        self._pixel_size_nm = first.pixel_size_nm
+        self._pixel_size_nm = keeper.pixel_size_nm
         self._references = steps.references(self.shape)
         self._aligned = steps.aligns(self.shape)
         self.kept = keeper.stored  # frames aligned and handed to the store

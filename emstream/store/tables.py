@@ -44,7 +44,8 @@ class TableWriter:
         for leftover in self.path.glob(f".*{PARTIAL}"):
             leftover.unlink()
         if not _parts(self.path):
-            self._write(_part(self.path, 1), self._schema.empty_table())
+            nothing = [pa.nulls(0, f.type) for f in self._schema]
+            self._write(_part(self.path, 1), pa.Table.from_arrays(nothing, schema=self._schema))
         self._number = int(_parts(self.path)[-1].stem.partition("-")[2]) + 1  # of the newest part
 
     def append(self, columns: Mapping[str, Any]) -> None:
@@ -95,9 +96,6 @@ class TableWriter:
         it, for rows come in the order of that column.
         """
         self.flush()
-        wrong = pc.field(column) >= from_value
-        if len(values):
-            wrong = wrong | pc.field(column).isin(pa.array(np.asarray(values)))
         for part in reversed(_parts(self.path)):
             found = _range(part, column)
             if found is None or found[1] < from_value:
@@ -106,6 +104,9 @@ class TableWriter:
                 if found is None or not np.any((np.asarray(values) >= found[0]) & (np.asarray(values) <= found[1])):
                     continue
             rows = self._conform(pq.read_table(part))
+            wrong = pc.field(column) >= from_value
+            if len(values):
+                wrong = wrong | pc.field(column).isin(_column(np.asarray(values)))
             kept = rows.filter(~wrong)
             if kept.num_rows != rows.num_rows:
                 self._write(part, kept)
@@ -126,8 +127,8 @@ class TableWriter:
 
 
 def warm_up() -> None:
-    """Load now what arrow loads with its first array (pandas): nearly a second."""
-    pa.array(np.zeros(1))
+    """Load now what arrow loads with the first texts (pandas): nearly a second."""
+    pa.array(["text"])
 
 
 def write_table(path: Path, columns: Mapping[str, Any], fsync: bool = False) -> None:
@@ -161,7 +162,15 @@ def _bytes(table: pa.Table) -> memoryview:
 
 
 def _table(columns: Mapping[str, Any]) -> pa.Table:
-    return pa.table({name: pa.array(np.asarray(values)) for name, values in columns.items()})
+    return pa.table({name: _column(np.asarray(values)) for name, values in columns.items()})
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    """Numbers go as they lie in memory: `pa.array` would load pandas to look at them."""
+    if values.dtype.kind not in "iuf" or not values.dtype.isnative:
+        return pa.array(values)
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
 
 def _arrow(dtype: Any) -> pa.DataType:

@@ -77,7 +77,7 @@ def killed_over_and_over(life: Life, out: Path, rng: random.Random, most: int, c
 
     clock_s : every other kill comes at a random time, so late at most
     """
-    kills = 0
+    kills = published = 0
     while kills < most:
         if clock_s and rng.random() < 0.5:
             code = life(out, "emstream", "", rng.uniform(0, clock_s))
@@ -87,18 +87,20 @@ def killed_over_and_over(life: Life, out: Path, rng: random.Random, most: int, c
             break
         assert code == -signal.SIGKILL
         kills += 1
-        assert_readable(out / "cam.zarr")
+        before, published = published, assert_readable(out / "cam.zarr")
+        assert published >= before
     assert life(out, "emstream") == 0
     return kills
 
 
-def assert_readable(run: Path) -> None:
-    """What readers see of a dead run is whole: true pixels up to its length, tables that open."""
+def assert_readable(run: Path) -> int:
+    """What readers see of a dead run is whole: true pixels up to its length, which is returned, and tables that open."""
     if not (run / "zarr.json").exists():
-        return
+        return 0
     stored = np.asarray(zarr.open_array(run / "0", mode="r")[:])
     assert np.array_equal(stored, [planted.pixels(i) for i in range(len(stored))])
     pd.read_parquet(run / "tables" / "particles.parquet")
+    return len(stored)
 
 
 def compared(stored: np.ndarray) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -37,10 +38,19 @@ class ZarrSource:
     format = "zarr"
 
     def __init__(self, path: Place, options: SourceOptions) -> None:
-        import zarr
-
         self.path = path
         self.node: Any = _open(path)
+        try:
+            self._begin(path, options)
+        except EmstreamError:
+            raise
+        except CODEC_ERRORS as err:
+            raise UnreadableFile(f"{path} has damaged metadata: {type(err).__name__}: {err}"[:500]) from err
+
+    def _begin(self, path: Place, options: SourceOptions) -> None:
+        """All that the metadata say; they may say anything."""
+        import zarr
+
         attrs: dict[str, Any] = dict(self.node.attrs)
         self._meta: dict[str, Any] = {}
         self._pixel_size: PixelSize | None = None
@@ -63,6 +73,13 @@ class ZarrSource:
         self._shape = (int(array.shape[self._axes.y]), int(array.shape[self._axes.x]))
         self._dtype = np.dtype(array.dtype).newbyteorder("=")
         check_size(path, self._shape, self._shape[0] * self._shape[1] * self._dtype.itemsize, options)
+        chunk = tuple(int(n) for n in array.chunks)
+        if min(chunk) < 1:
+            raise UnreadableFile(f"{path} has damaged metadata: chunks of {chunk}")
+        if math.prod(chunk) * self._dtype.itemsize > max(options.max_frame_bytes, array.size * self._dtype.itemsize):
+            raise UnreadableFile(
+                f"{path} announces chunks of {chunk}", "raise source.max_frame_bytes if that is true", reason="oversize"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
