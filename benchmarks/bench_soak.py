@@ -307,6 +307,8 @@ class Soak:
         assert self.daemon is not None
         if what == "model" and not self.segmented:
             return
+        while what != "kill" and ((sample := self.look()) is None or not sample["committed"]):
+            time.sleep(0.1)  # it has only just been started
         if what == "kill":
             self.daemon.process.kill()
             self.daemon.process.wait()

@@ -362,6 +362,25 @@ def test_a_file_that_goes_away_before_it_was_read_is_told_as_lost(tmp_path: Path
     assert scene.told.waiting[0] == 0
 
 
+def test_nothing_is_told_as_lost_while_the_whole_folder_is_away(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "camera", stuck_s=1000.0)
+    path = scene.root / "f_0.npy"
+    path.write_bytes(npy(0)[:-1])
+    scene.run(1)
+    path.unlink()
+    scene.step(0.1)
+    scene.root.rename(tmp_path / "away")
+    scene.root.mkdir()
+    scene.run(20)
+    assert scene.told.gone == []
+    path = tmp_path / "away" / "f_0.npy"
+    path.write_bytes(npy(0))
+    scene.root.rmdir()
+    (tmp_path / "away").rename(scene.root)
+    assert numbers(scene.run(5)) == [0]
+    assert scene.told.gone == []
+
+
 def test_names_of_unfinished_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
     scene = Scene(tmp_path / "camera")
     for name in (".hidden.npy", "f_1.npy.part", "f_2.npy~", "f_3.tmp", "notes.txt", "log.csv", "README", "Thumbs.db"):

@@ -150,6 +150,15 @@ def test_what_was_under_way_is_taken_back_and_told_lost_when_its_file_is_gone(tm
         assert ledger.reserve(run, STACK) == [0, 1, 2, 3]
 
 
+def test_a_mount_point_without_its_mount_says_nothing_about_files(tmp_path: Path) -> None:
+    out, source = tmp_path / "out", tmp_path / "source"
+    source.mkdir()
+    with Ledger(out, source) as ledger:
+        ledger.reserve(run_of(ledger), STACK)
+    with Ledger(out, source) as ledger:
+        assert (ledger.recovery.redone, ledger.recovery.lost) == (4, ())
+
+
 @pytest.mark.parametrize("point", ["chunk.written:5", "chunk.synced:1", "chunk.renamed:3", "ledger.commit:2",
                                    "publish.columns:1", "publish.level:4", "publish.shape:1", "file.written:7"])  # fmt: skip
 def test_a_full_disk_makes_writing_wait_and_nothing_is_lost_or_doubled(tmp_path: Path, point: str) -> None:

@@ -414,6 +414,8 @@ class Watcher:
         for path, (file, since) in list(self._gone.items()):
             if path in self._files:
                 del self._gone[path]
+            elif not self._discovery.up:  # all of them are away, and may come back
+                self._gone[path] = (file, now)
             elif now - since > GONE_S:
                 del self._gone[path]
                 elsewhere = self._finished.has(*file.stamp) or any(f.stamp == file.stamp for f in self._files.values())

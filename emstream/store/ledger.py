@@ -446,10 +446,10 @@ class Ledger:
             ).fetchall()
             quarantine.keep_gaps(db)
             db.execute("DELETE FROM frames WHERE state = 'RESERVED'")
-            gone = []
+            gone, mounted = [], source_root is not None and _holds_anything(source_root)
             for row in pending:
                 origin = Origin(row["path"], row["sub"], row["size"], row["mtime_ns"], row["inode"])
-                if source_root is not None and source_root.is_dir() and not (source_root / origin.path).exists():
+                if mounted and source_root is not None and not (source_root / origin.path).exists():
                     _mark_lost(db, row["run"], origin)
                     gone.append(origin)
             db.execute("REPLACE INTO meta VALUES ('boot_id', ?)", (boot,))
@@ -491,6 +491,14 @@ def read_frames(out: Path, name: str) -> list[dict[str, Any]] | None:
         raise StoreDamaged(f"{path}: {error}", "the runs carry what is needed to build it anew") from error
     finally:
         db.close()
+
+
+def _holds_anything(folder: Path) -> bool:
+    """An empty folder may be a mount point without its mount: that a file is not in it says nothing."""
+    try:
+        return next(folder.iterdir(), None) is not None
+    except OSError:
+        return False
 
 
 def _mark_lost(db: sqlite3.Connection, run: int, origin: Origin) -> None:
