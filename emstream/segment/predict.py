@@ -19,6 +19,7 @@ from emstream.segment.classical import ClassicalState
 from emstream.segment.classical import segment as segment_classically
 from emstream.segment.evidence import there
 from emstream.segment.instances import components, cover, drop_small, reach_out, renumber, smallest_area
+from emstream.segment.level import at_one_level
 from emstream.segment.middle import parted
 from emstream.segment.model import read_model
 from emstream.segment.normalise import normalise, pad, reduce_on_device
@@ -118,6 +119,8 @@ class Network:
         foreground = looks[-1][1][0]
         settled = np.where((labels > 0) == (foreground > self.options.threshold), foreground, labels > 0)
         settled = settled.astype(np.float32)
+        covered = scaled(valid, shape, (foreground.shape[0], foreground.shape[1]))
+        labels, settled = at_one_level(labels, settled, looks[-1][0], self.options.threshold, covered)
         return at_full_size(labels, settled, shape, self.options, valid, pixel_size_nm), settled
 
     def _predict(self, image: Tensor) -> np.ndarray:
