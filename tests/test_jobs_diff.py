@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from emstream import align
 from emstream.cli import app
 from emstream.errors import BadSettings, NotARun, StoreDamaged
 from emstream.jobs import diff as job
@@ -136,6 +137,12 @@ def test_particles_that_vanish_and_appear_are_counted_where_the_camera_saw_them(
     assert told["labels"]["worst"][0]["frame"] == 7
     assert {w["frame"] for w in told["labels"]["worst"]} == {2, 5, 7}
     assert told["labels"]["identical_frames"] == N - 3
+
+
+def test_half_pixels_are_rounded_as_frames_are_moved(base: Path, tmp_path: Path) -> None:
+    labels: list[np.ndarray | None] = [scene(*align.whole((-3.5, 2.5)))] * N
+    told = job.diff(base, run(tmp_path, labels, np.tile([-3.5, 2.5], (N, 1))))
+    assert told["labels"]["identical_frames"] == N
 
 
 def test_agreement_counts_only_what_both_cover() -> None:

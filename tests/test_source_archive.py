@@ -26,7 +26,7 @@ def stored(folder: Path, frames: np.ndarray, keep_raw: bool) -> Path:
         writer = RunWriter(folder, row, ledger, options)
         records = [
             FrameRecord(
-                pixels=align.move(frame, tuple(np.rint(SHIFTS[i])))[0],
+                pixels=align.move(frame, tuple(SHIFTS[i]))[0],
                 origin=Origin(f"f_{i}.tif", 0, 1, 1, i + 1),
                 time_s=1e9 + i / 4,
                 shift=tuple(SHIFTS[i]),
@@ -52,7 +52,7 @@ def test_a_run_gives_its_frames_as_the_camera_wrote_them(run: tuple[Path, np.nda
     got = list(replay(path))
     assert len(got) == 5
     for i, frame in enumerate(got):
-        dy, dx = (int(v) for v in np.rint(SHIFTS[i]))
+        dy, dx = align.whole(tuple(SHIFTS[i]))
         stayed = np.zeros(frame.pixels.shape, bool)
         stayed[max(0, -dy) : 24 - max(0, dy), max(0, -dx) : 32 - max(0, dx)] = True
         if raw:
@@ -69,7 +69,7 @@ def test_a_run_gives_its_frames_as_the_camera_wrote_them(run: tuple[Path, np.nda
 def test_a_run_gives_its_frames_as_they_were_stored(run: tuple[Path, np.ndarray, bool]) -> None:
     path, frames, _ = run
     for i, frame in enumerate(replay(path, moved=True)):
-        assert np.array_equal(frame.pixels, align.move(frames[i], tuple(np.rint(SHIFTS[i])))[0])
+        assert np.array_equal(frame.pixels, align.move(frames[i], tuple(SHIFTS[i]))[0])
 
 
 def test_a_part_of_a_run(run: tuple[Path, np.ndarray, bool]) -> None:

@@ -140,6 +140,30 @@ def test_a_pixel_size_that_is_no_length_is_refused(size: Any) -> None:
         SourceOptions(pixel_size_nm=size)
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_the_one_image_of_a_converter_s_container_is_opened_also_where_nothing_can_be_listed(
+    version: str, tmp_path: Path, web: str
+) -> None:
+    layout = {"bioformats2raw.layout": 3}
+    outer = zarr.create_group(tmp_path / "b.zarr", zarr_format=3 if version == "0.5" else 2)
+    outer.attrs.update({"ome": {"version": "0.5", **layout}} if version == "0.5" else layout)
+    ome(tmp_path / "b.zarr" / "0", FRAMES, "tyx", version)
+    for where in (str(tmp_path / "b.zarr"), f"{web}/b.zarr"):
+        assert np.array_equal(read(look(where)), FRAMES)
+    ome(tmp_path / "b.zarr" / "1", FRAMES, "tyx", version)
+    with pytest.raises(UnreadableFile, match=r"2 stacks.*b\.zarr/0.*b\.zarr/1"):
+        look(tmp_path / "b.zarr")
+
+
+def test_labels_of_a_run_are_a_stack_and_no_run(tmp_path: Path) -> None:
+    path, _ = run_of(tmp_path, FRAMES)
+    group = zarr.open_group(path / "labels" / "particles")
+    group.attrs["emstream"] = {"model": "x"}
+    archive = look(path / "labels" / "particles")
+    assert (archive.format, archive.dtype) == ("ome-zarr", "uint32")
+    assert not read(archive).any()
+
+
 def test_names_of_axes_are_taken_where_the_array_tells_them(tmp_path: Path) -> None:
     data = FRAMES.transpose(1, 2, 0)  # y, x, t
     zarr.create_array(tmp_path / "v3.zarr", data=data, dimension_names=["y", "x", "time"])
@@ -246,6 +270,28 @@ def test_a_chunk_of_a_run_that_is_gone_is_damage_and_never_silent_zeros(tmp_path
         assert [b.frame for b in source.read_good(0, 6)[1]] == [2]
         with pytest.raises(UnreadableFile, match=r"frame 2 .*0/c\.2\.0\.0.*not there"):
             source.read(2, 3)
+
+
+def test_a_frame_of_which_nothing_is_stored_is_told_and_a_blank_one_or_a_blank_corner_is_not(tmp_path: Path) -> None:
+    frames = FRAMES.copy()
+    frames[1] = 0
+    frames[2, :6, :10] = 0
+    stack = zarr.create_array(tmp_path / "a.zarr", shape=frames.shape, dtype=frames.dtype, chunks=(1, 6, 10))
+    stack[:] = frames  # a blank chunk is not stored
+    with open_input(look(tmp_path / "a.zarr")) as source:
+        pixels, bad = source.read_good(0, 6)
+        assert [b.frame for b in bad] == [1]
+        assert "chunk c/1/0/0 is not stored (blank from the beginning, or lost)" in bad[0].why
+        assert np.array_equal(pixels, frames)
+    whole = zarr.create_array(
+        tmp_path / "b.zarr",
+        shape=frames.shape,
+        dtype=frames.dtype,
+        chunks=(1, 12, 20),
+        config={"write_empty_chunks": True},
+    )
+    whole[:] = frames
+    assert np.array_equal(read(look(tmp_path / "b.zarr")), frames)
 
 
 def test_an_archive_that_changed_since_it_was_looked_at_is_refused(tmp_path: Path) -> None:

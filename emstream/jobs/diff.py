@@ -208,8 +208,8 @@ def _group(first: np.ndarray, second: np.ndarray, delta: np.ndarray) -> list[Agr
 
 
 def _whole(run: Run) -> np.ndarray:
-    """(t, 2) int64: by how many px the stored frames were moved."""
-    return np.rint(np.nan_to_num(run.column("shift"))).astype(np.int64)
+    """(t, 2) int64: by how many px the stored frames were moved (`align.whole` of each shift)."""
+    return np.floor(np.nan_to_num(run.column("shift")) + 0.5).astype(np.int64)
 
 
 def _segmented(run: Run, name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from emstream.errors import EmstreamError, FrameOutOfRange, UnreadableFile
+from emstream.errors import EmstreamError, FrameOutOfRange, SourceMissing, UnreadableFile
 from emstream.messages import PixelSize
 from emstream.source import SourceOptions
 from emstream.source.formats import axes
@@ -49,21 +49,18 @@ class ZarrSource:
 
     def _begin(self, path: Place, options: SourceOptions) -> None:
         """All that the metadata say; they may say anything."""
-        import zarr
-
-        attrs: dict[str, Any] = dict(self.node.attrs)
+        self.node, image, array = _stack(path, self.node)
         self._meta: dict[str, Any] = {}
         self._pixel_size: PixelSize | None = None
-        told = (attrs.get("ome") or attrs).get("multiscales") if not isinstance(self.node, zarr.Array) else None
-        image: Mapping[str, Any] | None = told[0] if told else None
-        array: Any = self.node if isinstance(self.node, zarr.Array) else _finest(path, self.node, image)
-        names = _names(array, image)
-        self._axes = axes.find(path, names, array.shape, options.select, image is not None)
+        self._axes = axes.find(path, _names(array, image), array.shape, options.select, image is not None)
         if image:
             self.format = "ome-zarr"
             self._pixel_size, self._meta = _calibration(image)
-        if "emstream" in attrs:
-            self.format, run = "emstream-run", attrs["emstream"]
+        told = self.node.attrs.get("ome") or self.node.attrs
+        self._sparse = "image-label" in told  # frames without labels need not be stored
+        run = self.node.attrs.get("emstream") or {}
+        if "state" in run:  # labels of a run have such attributes too, without a state
+            self.format = "emstream-run"
             self._meta = {k: run.get(k) for k in ("state", "camera", "started", "source", "models")}
             size = run.get("pixel_size_nm")
             self._pixel_size = (float(size[0]), float(size[1])) if size else None
@@ -128,6 +125,15 @@ class ZarrSource:
         if self.format == "emstream-run" and (gone := self._gone(start, stop)):
             raise UnreadableFile(f"{_frames(start, stop)} of {self.path}, {gone}: is not there", "emstream check")
         part = self._axes.turned(np.asarray(part))
+        for k, frame in enumerate(() if self._sparse else part, start):
+            if (
+                frame.flat[0] == frame.flat[-1]
+                and (frame == frame.flat[0]).all()
+                and (gone := self._gone(k, k + 1, wholly=True))
+            ):
+                raise UnreadableFile(
+                    f"frame {k} of {self.path}: {gone} is not stored", "blank from the beginning, or lost"
+                )
         return np.ascontiguousarray(part).astype(self._dtype, copy=False)
 
     def read_into(self, i: int, out: np.ndarray) -> None:
@@ -169,16 +175,24 @@ class ZarrSource:
                 return f"chunk {self._key(key)}", f"{type(err).__name__}: {err}"
         return "read as a whole", f"{type(first).__name__}: {first}"
 
-    def _gone(self, start: int, stop: int) -> str:
-        """An object of a run that should be there: a run stores frames of nothing but zeros as well."""
+    def _gone(self, start: int, stop: int, wholly: bool = False) -> str:
+        """The first object of these frames that is missing, or with `wholly` only when all are; "" when not.
+
+        A run stores frames of nothing but zeros as well. Others may leave out chunks without counts, but a frame of
+        which nothing is stored is more often one that a copy lost.
+        """
         from zarr.core.sync import sync
 
-        store = self._array.store
+        first = ""
         for key, _ in self._keys(start, stop):
             whole = self._key(key)
-            if not patiently(self.path, lambda whole=whole: sync(store.exists(whole))):  # type: ignore[misc]
+            if patiently(self.path, lambda whole=whole: sync(self._array.store.exists(whole))):  # type: ignore[misc]
+                if wholly:
+                    return ""
+            elif not wholly:
                 return f"chunk {whole}"
-        return ""
+            first = first or f"chunk {whole}"
+        return first if wholly else ""
 
     def _key(self, key: str) -> str:
         return "/".join(part for part in (self._array.path, key) if part)
@@ -200,23 +214,41 @@ def _open(path: Place) -> Any:
         raise UnreadableFile(f"{path} is no Zarr store that can be read: {err}") from None
 
 
-def _finest(path: Place, node: Any, image: Mapping[str, Any] | None) -> Any:
-    """The array of a group that holds one stack. Raises UnreadableFile, naming what there is."""
+def _stack(path: Place, node: Any) -> tuple[Any, Mapping[str, Any] | None, Any]:
+    """The group or array that holds the one stack of a store, its OME-Zarr description, its finest array.
+
+    raises : UnreadableFile, naming what there is when there are several
+    """
+    import zarr
+
+    if isinstance(node, zarr.Array):
+        return node, None, node
+    ome = node.attrs.get("ome") or node.attrs
     try:
-        if image:
-            return node[image["datasets"][0]["path"]]
-        arrays = [name for name, a in node.arrays() if a.ndim >= 2]
-        images = [name for name, g in node.groups() if "multiscales" in (g.attrs.get("ome") or g.attrs)]
+        if images := ome.get("multiscales"):
+            return node, images[0], reached(path, lambda: node[images[0]["datasets"][0]["path"]])
+        try:
+            inside = reached(path, lambda: _inside(node))
+        except (SourceMissing, UnreadableFile):  # it cannot be listed
+            inside = {}
+        if not inside and "bioformats2raw.layout" in ome:  # a converter's container, over HTTP
+            inside = {"0": reached(path, lambda: node["0"])}
     except KeyError as err:
         raise UnreadableFile(f"{path} names an array that is not there: {err}") from None
-    if len(arrays) == 1 and not images:
-        return node[arrays[0]]
-    inside = [f"{path}/{name}" for name in (*arrays, *images)]
+    if len(inside) == 1:
+        return _stack(path, *inside.values())
     if not inside:
-        raise UnreadableFile(f"{path} is a Zarr group without a stack", "name the array or image that is meant")
-    raise UnreadableFile(
-        f"{path} is a Zarr group with {len(inside)} stacks", f"name one: {', '.join(sorted(inside)[:8])}"
-    )
+        raise UnreadableFile(
+            f"{path} is a Zarr group in which no stack is seen", "name the array or image that is meant"
+        )
+    named = ", ".join(f"{path}/{name}" for name in sorted(inside)[:8])
+    raise UnreadableFile(f"{path} is a Zarr group with {len(inside)} stacks", f"name one: {named}")
+
+
+def _inside(node: Any) -> dict[str, Any]:
+    """The arrays and images directly in a group, by name."""
+    arrays = {name: a for name, a in node.arrays() if a.ndim >= 2}
+    return arrays | {name: g for name, g in node.groups() if "multiscales" in (g.attrs.get("ome") or g.attrs)}
 
 
 def _names(array: Any, image: Mapping[str, Any] | None) -> list[str | None] | None:
