@@ -209,7 +209,12 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         self._keeper.start()
-        return self
+        for _ in range(600):
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return self
+            time.sleep(0.1)
+        raise SystemExit("the scheduler did not start")
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
@@ -255,7 +260,7 @@ def tree(run: Path) -> dict[str, bytes]:
     return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
 
 
-def kills(n: int, frames: int, seed: int, size: int = 256, block: int = 16) -> None:
+def kills(n: int, frames: int, seed: int, size: int = 128, block: int = 16) -> None:
     """`n` kills in one run of `frames` frames; the result beside that of an undisturbed one."""
     sizes.FRAMES = block
     rng = random.Random(seed)
@@ -263,7 +268,7 @@ def kills(n: int, frames: int, seed: int, size: int = 256, block: int = 16) -> N
         folder = Path(name)
         path = movie(frames, size, folder / "movie.zarr")
         begin = time.monotonic()
-        reprocess([path], folder / "calm", SETTINGS, cluster="here")
+        reprocess([path], folder / "calm", load(env={}, sets=["cluster.timeout_s=60"]), cluster="here")
         calm = time.monotonic() - begin
         with Cluster(folder, seed) as cluster:
             done = threading.Event()
@@ -275,7 +280,8 @@ def kills(n: int, frames: int, seed: int, size: int = 256, block: int = 16) -> N
             striker = threading.Thread(target=strike, daemon=True)
             begin = time.monotonic()
             striker.start()
-            reprocess([path], folder / "killed", SETTINGS, cluster=cluster.address)
+            patient = load(env={}, sets=["cluster.timeout_s=60"])
+            reprocess([path], folder / "killed", patient, cluster=cluster.address)
             took = time.monotonic() - begin
             done.set()
             striker.join()

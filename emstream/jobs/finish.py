@@ -11,7 +11,7 @@ import zarr
 
 from emstream import __version__, measure
 from emstream.jobs.block import load_arrays, record
-from emstream.jobs.job import Job
+from emstream.jobs.job import Job, lasting
 from emstream.measure import relink
 from emstream.messages import Status
 from emstream.source.archive import Input
@@ -37,7 +37,7 @@ def finish(job: Job, told: Mapping[str, Any]) -> dict[str, Any]:
     fsync, size = job.settings.store.fsync, job.archive.pixel_size_nm
     write_arrays(run, job.layout, job.n, None if job.labels == "particles" else job.labels)
     tracks = _tables(job, tables, columns, particles, fsync)
-    made = {"software": {"emstream": __version__}, "settings": job.settings.as_dict(), "job": job.id}
+    made = {"software": {"emstream": __version__}, "settings": lasting(job.settings), "job": job.id}
     if job.labels == "particles":
         attrs = {
             "source": job.archive.where, "reprocessed": True, "models": models, **made,

@@ -102,8 +102,6 @@ def frames_in_a_block(archive: Input) -> int:
 
 def identity(archive: Input, settings: Settings, align: str, labels: str, model: str, version: str) -> dict[str, Any]:
     """What makes a job this one: the same input, settings, model and version give the same run."""
-    told = settings.as_dict()
-    rooms = {room: told[room] for room in ("align", "measure", "segment", "source")}
     return {
         "input": archive.where,
         "frames": archive.frames,
@@ -116,8 +114,15 @@ def identity(archive: Input, settings: Settings, align: str, labels: str, model:
         "model": model,
         "version": version,
         "block": frames_in_a_block(archive),
-        "settings": rooms | {"store": {k: told["store"][k] for k in ("compressor", "keep_raw")}},
+        "settings": lasting(settings),
     }
+
+
+def lasting(settings: Settings) -> dict[str, Any]:
+    """The settings that decide what a run becomes, by room; where and how fast it is made is not among them."""
+    told = settings.as_dict()
+    rooms = {room: told[room] for room in ("align", "measure", "segment", "source")}
+    return rooms | {"store": {name: told["store"][name] for name in ("compressor", "keep_raw")}}
 
 
 def name_of(what: dict[str, Any]) -> str:
