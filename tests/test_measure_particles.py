@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import gaussian_filter, label
 
 from emstream.arrays import cuda_devices
-from emstream.errors import BadImage
-from emstream.measure import particles
+from emstream.errors import BadImage, BadSettings
+from emstream.measure import particles, shape_details
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,19 @@ def test_names_far_apart_cost_no_more_than_names_in_a_row() -> None:
     found = particles(labels)
     assert found["label"].tolist() == [7, 2_000_000_000]
     assert found["area"].tolist() == [16.0, float((labels > 7).sum())]
+
+
+def test_more_about_the_shapes_comes_on_demand(field: tuple[np.ndarray, np.ndarray]) -> None:
+    pytest.importorskip("skimage.measure")
+    labels, pixels = field
+    more = shape_details(labels, pixels, ("solidity", "intensity_std", "centroid"), valid=(0, 256, 0, 256))
+    ours = particles(labels, pixels, valid=(0, 256, 0, 256))
+    assert more["label"].tolist() == ours["label"].tolist()
+    assert more["centroid-0"] == pytest.approx(ours["y"])
+    assert ((more["solidity"] > 0.3) & (more["solidity"] <= 1)).all()
+    assert "intensity_std" not in shape_details(labels)
+    with pytest.raises(BadSettings, match="mood"):
+        shape_details(labels, properties=("mood",))
 
 
 def test_images_of_different_shapes_are_refused() -> None:

@@ -9,6 +9,7 @@ from emstream.measure.particles import particles
 
 if TYPE_CHECKING:
     from emstream.measure.columns import dictionary, rows, schema, to_physical
+    from emstream.measure.detail import shape_details
     from emstream.measure.distribution import histogram, summarize
     from emstream.measure.gaps import Relinked, relink
     from emstream.measure.study import Study, study_run
@@ -30,6 +31,7 @@ __all__ = [
     "relink",
     "rows",
     "schema",
+    "shape_details",
     "start_tracks",
     "study_run",
     "summarize",
@@ -50,6 +52,7 @@ class MeasureOptions:
 
 
 _DOORS = {
+    "shape_details": "detail",
     "dictionary": "columns",
     "dump": "track",
     "finish": "track",
