@@ -60,7 +60,7 @@ def test_particles_that_touched_for_a_while_did_not_coalesce() -> None:
 
 def test_what_never_parts_again_coalesced() -> None:
     apart, touching = squares((40, 30, 12, 17), (40, 48, 12, 12)), squares((40, 30, 12, 30))
-    found = linked([apart] * 6 + [touching] * 20)
+    found = linked([apart] * 6 + [touching] * 26)
     assert (kinds(found), found.events["frame"].tolist()) == (["coalescence"], [6])
     assert found.events["x_nm"][0] == pytest.approx(44.5 * 0.5)
     assert found.tracks["other_track"].tolist() == [-1, 0]

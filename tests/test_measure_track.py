@@ -193,6 +193,24 @@ def test_touching_for_one_frame_is_no_coalescence_and_both_keep_their_track() ->
     assert events == []
 
 
+def test_touching_for_many_frames_is_no_coalescence_while_the_pair_stays_long() -> None:
+    apart, touching = square((40, 30, 12, 17), (40, 48, 12, 12)), square((40, 30, 12, 30))
+    ids, events, _ = play([apart] * 4 + [touching] * 12 + [apart] * 6)
+    assert ids[-1] == ids[0] == [0, 1]
+    assert events == []
+
+
+def test_a_pair_that_becomes_round_is_one_at_once_and_one_that_stays_long_in_the_end() -> None:
+    apart, touching, round_ = (
+        square((40, 30, 12, 17), (40, 48, 12, 12)),
+        square((40, 30, 12, 30)),
+        square((37, 36, 18, 18)),
+    )
+    for images in ([apart] * 4 + [touching] * 2 + [round_] * 4, [apart] * 4 + [touching] * 21):
+        _, events, _ = play(images)
+        assert [(e["kind"], e["frame"], e["track"], e["other_track"]) for e in events] == [("coalescence", 4, 0, 1)]
+
+
 def test_a_particle_overrun_without_gain_of_volume_is_no_coalescence() -> None:
     both, gone = square((40, 20, 20, 20), (45, 42, 14, 14)), square((40, 23, 20, 20))
     _, events, _ = play([both] * 5 + [gone] * 8)

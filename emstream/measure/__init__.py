@@ -46,6 +46,7 @@ class MeasureOptions:
     search_px: float = 5.0  # how far a particle may step from frame to frame without overlapping itself
     memory: int = 3  # frames that a particle may be unseen before its track ends
     confirm: int = 3  # frames that a birth, a split or a coalescence must last to be believed
+    contact: int = 20  # frames after which particles that are joined but not round yet are believed to be one
     area_ratio: float = 3.0  # a leftover is never linked to one that is this many times larger or smaller
     rate_frames: int = 25  # a particle's growth now is that of about so many frames; older ones are forgotten
     volume_tolerance: float = 0.35  # relative; coalescence must keep the volume (of equivalent spheres) this well

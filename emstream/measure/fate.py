@@ -14,14 +14,15 @@ from emstream.messages import Rect
 
 MERGE = np.dtype(
     [(n, np.int64) for n in ("into", "gone", "frame", "age")]
-    + [(n, np.float64) for n in ("time_s", "y", "x", "area_into", "area_gone", "cover")]
+    + [(n, np.float64) for n in ("time_s", "y", "x", "area_into", "area_gone", "cover", "major")]
 )
 """A coalescence not yet believed: `gone` into `into`; areas before it, px²; cover: part of `gone` that the new label
-of `into` covers; age: linked frames since, itself included."""
+of `into` covers; age: linked frames since, itself included; major: long axis of that label when it was new, px."""
 
 _COVERED = 0.5  # an old particle is inside a new one when this much of it is
 _TOUCHED = 0.05  # less than this is no contact
 _SHRUNK = 0.6  # below this part of its largest recent area a particle was dissolving before it went
+_ROUND_PX = 1.0  # a joint label that is less longer than the sphere is round already
 Event = dict[str, Any]
 
 
@@ -114,6 +115,7 @@ def merges(
         row["into"], row["gone"], row["frame"], row["time_s"] = into["track"], tracks["track"][gone], frame, time_s
         row["y"], row["x"], row["cover"] = columns["y"][j], columns["x"][j], cover[p]
         row["area_into"], row["area_gone"] = into["area"], tracks["area"][gone]
+        row["major"] = columns.get("major", columns["diameter"])[j]
     return rows
 
 
@@ -122,7 +124,9 @@ def settle_merges(pending: np.ndarray, tracks: np.ndarray, options: MeasureOptio
 
     A pair of spheres that became one has V = V1 + V2; seen from above its area lies between that of the one sphere,
     (A1^1.5 + A2^1.5)^(2/3), and that of the two side by side, A1 + A2. Where the new label covers less than half of the
-    old particle, it must also have gained half of the volume that went.
+    old particle, it must also have gained half of the volume that went. Two that only touch look like one to many a
+    segmentation: the pair is believed when its long axis has gone half of the way to the joint sphere's, or when it
+    stayed together for `contact` frames; a particle that is seen again before that keeps its track.
     returns : those still to wait for, events
     """
     place = {int(t): i for i, t in enumerate(tracks["track"])}
@@ -140,6 +144,9 @@ def settle_merges(pending: np.ndarray, tracks: np.ndarray, options: MeasureOptio
         lived = tracks["frames"][gone] >= options.confirm
         together = pending[(pending["into"] == m["into"])]
         if lived and _volume_kept(m, together, None if into is None else tracks[into], options):
+            if into is not None and m["age"] < options.contact and not _relaxed(m, together, tracks[into]):
+                waiting.append(k)
+                continue
             tracks["ended"][gone] = ENDED.index("coalescence")
             tracks["other_track"][gone] = m["into"]
             if into is not None:
@@ -160,6 +167,13 @@ def _volume_kept(m: np.void, together: np.ndarray, into: np.void | None, options
         return False
     gain = (now**1.5 - before**1.5) / float((gone**1.5).sum())
     return bool(m["cover"] >= _COVERED or gain >= 0.5)
+
+
+def _relaxed(m: np.void, together: np.ndarray, into: np.void) -> bool:
+    """Whether the joint label has become about as round as one sphere; a pair that never was long cannot be told."""
+    sphere = 2 * np.sqrt((m["area_into"] ** 1.5 + (together["area_gone"] ** 1.5).sum()) ** (2 / 3) / np.pi)
+    way = m["major"] - sphere
+    return bool(way < _ROUND_PX or into["major"] <= m["major"] - way / 2)
 
 
 def deaths(tracks: np.ndarray, pending: np.ndarray, now: Rect, options: MeasureOptions) -> list[Event]:

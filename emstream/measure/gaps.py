@@ -20,7 +20,7 @@ from emstream.messages import Array, PixelSize, Rect
 
 EXTENT = 3  # sightings at a track's end whose median size and place stand for it
 GAP = 30  # frames that a particle may be out of sight, or in another's label, and still be the same
-_SIGHT = ("label", "y", "x", "area", "diameter", "touches_border")
+_SIGHT = ("label", "y", "x", "area", "diameter", "major", "touches_border")
 _JOINS_TO = ("unconfirmed", "nucleation", "split", "edge")  # beginnings that may have been a coming back
 _JOINS_FROM = ("lost", "dissolution", "detachment", "coalescence", "edge")
 
@@ -94,7 +94,7 @@ def relink(
 
 def _in_px(particles: Mapping[str, Any], size: PixelSize | None) -> dict[str, np.ndarray]:
     py, px = size or (1.0, 1.0)
-    scale = {"y": py, "x": px, "area": py * px, "diameter": (py * px) ** 0.5}
+    scale = {"y": py, "x": px, "area": py * px, "diameter": (py * px) ** 0.5, "major": (py * px) ** 0.5}
     out: dict[str, np.ndarray] = {}
     for name in ("frame", "time_s", *_SIGHT):
         unit = "" if name not in scale else ("_px" if size is None else "_nm2" if name == "area" else "_nm")

@@ -15,7 +15,18 @@ ENDED = ("", "end", "edge", "dissolution", "detachment", "coalescence", "lost")
 _INTEGERS = ("track", "first_frame", "last_frame", "frames", "gone_frame", "other_track", "parent")
 _SMALL = ("label", "missed", "origin", "began", "ended", "at_edge", "touched_border", "whole")
 _FLOATS = ("first_time_s", "last_time_s", "gone_time", "first_y", "first_x", "y", "x", "area", "last_area")
-_MORE = ("first_diameter", "last_diameter", "sum_t", "sum_tt", "sum_d", "sum_dt", "sum_dd", "first_area", "absorbed")
+_MORE = (
+    "first_diameter",
+    "last_diameter",
+    "sum_t",
+    "sum_tt",
+    "sum_d",
+    "sum_dt",
+    "sum_dd",
+    "first_area",
+    "absorbed",
+    "major",
+)
 FIRST = 5  # sightings whose median area is that with which a track began
 TRACK = np.dtype(
     [(n, np.int64) for n in _INTEGERS]
@@ -49,6 +60,7 @@ def sight(
     seen["frames"] += 1
     seen["y"], seen["x"], seen["last_area"] = columns["y"][j], columns["x"][j], columns["area"][j]
     d = seen["last_diameter"] = columns["diameter"][j]
+    seen["major"] = columns.get("major", columns["diameter"])[j]
     seen["at_edge"] = columns["touches_border"][j]
     seen["touched_border"] |= seen["at_edge"]
     seen["areas"] = np.roll(seen["areas"], 1, axis=1)

@@ -215,7 +215,7 @@ def load(arrays: Mapping[str, np.ndarray], options: MeasureOptions | None = None
     for name in TRACK.names or ():
         tracks[name] = arrays.get(f"tracks.{name}", 0)  # a state saved by an older emstream lacks some
     for name in MERGE.names or ():
-        merges[name] = arrays[f"merges.{name}"]
+        merges[name] = arrays.get(f"merges.{name}", 0)
     valid = arrays.get("valid")
     return TrackState(
         options or MeasureOptions(),
