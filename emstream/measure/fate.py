@@ -142,6 +142,8 @@ def settle_merges(pending: np.ndarray, tracks: np.ndarray, options: MeasureOptio
             waiting.append(k)
             continue
         lived = tracks["frames"][gone] >= options.confirm
+        if tracks["parent"][gone] == m["into"] and tracks["frames"][gone] <= options.contact:
+            lived = False  # a seam that opened for a while: they were one all along
         together = pending[(pending["into"] == m["into"])]
         if lived and _volume_kept(m, together, None if into is None else tracks[into], options):
             if into is not None and m["age"] < options.contact and not _relaxed(m, together, tracks[into]):
