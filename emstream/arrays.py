@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -154,6 +155,20 @@ def free_memory(kind: Literal["free", "used"], device: str) -> int:
     with cupy.cuda.Device(int(device.partition(":")[2])):
         free, total = cupy.cuda.runtime.memGetInfo()
     return int(free if kind == "free" else total - free)
+
+
+def out_of_memory(problem: BaseException) -> bool:
+    """Whether an error of cupy or torch says that the device's memory is full."""
+    return isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError"
+
+
+def free_unused() -> None:
+    """Give the device's memory back that cupy and torch keep for later; nothing to do without them."""
+    modules = sys.modules
+    if "cupy" in modules:
+        modules["cupy"].get_default_memory_pool().free_all_blocks()
+    if "torch" in modules and modules["torch"].cuda.is_available():
+        modules["torch"].cuda.empty_cache()
 
 
 def nbytes(arrays: Sequence[Array]) -> int:

@@ -73,6 +73,7 @@ def test_models_are_exchanged_between_two_frames_and_a_broken_one_is_refused(
     finally:
         enough.set()
         playing.join()
+    daemon.wait(lambda: status(daemon)["segmented"] == written[0])
     code, told, err = daemon.end()
     assert code == 0, err
     assert json.loads(told)["frames"] == json.loads(told)["segmented"] == written[0]

@@ -155,3 +155,44 @@ def test_wrong_settings_and_wrong_pixels_are_named() -> None:
         load(SegmentOptions(model="/no/such/model"))
     with pytest.raises(BadImage, match=r"\(y, x\)"):
         load(CLASSICAL)(np.zeros((3, 64, 64)))
+
+
+def spots(
+    seed: int, diameter: float, dose: float, contrast: float = -0.4, n: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean counts of 30 small discs on flat film, and their mask."""
+    rng = np.random.default_rng(seed)
+    base, truth = np.ones((n, n)), np.zeros((n, n), bool)
+    yy, xx = np.mgrid[0:n, 0:n]
+    for i in range(30):
+        cy, cx = 24 + 42 * (i // 6) + rng.uniform(-8, 8), 22 + 42 * (i % 6) + rng.uniform(-8, 8)
+        d = np.hypot(yy - cy, xx - cx)
+        base *= 1 + contrast / (1 + np.exp((d - diameter / 2) / 0.5))
+        truth |= d < diameter / 2
+    return dose * base, truth
+
+
+@pytest.mark.parametrize("contrast", [-0.4, 0.6])
+@pytest.mark.parametrize(("diameter", "dose", "least"), [(10, 4, 0.65), (6, 20, 0.65), (10, 20, 0.8)])
+def test_small_particles_at_a_low_dose_are_found(diameter: float, dose: float, least: float, contrast: float) -> None:
+    clean, truth = spots(1, diameter, dose, contrast)
+    found = load(CLASSICAL)(np.random.default_rng(2).poisson(clean).astype(np.uint16)).labels > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > least
+
+
+@pytest.mark.parametrize("diameter", [10, 24])
+def test_the_area_of_a_static_scene_at_four_electrons_flickers_by_less_than_two_percent(diameter: float) -> None:
+    clean, _ = spots(3, diameter, 4)
+    segment, rng = load(CLASSICAL), np.random.default_rng(4)
+    areas = [float((segment(rng.poisson(clean).astype(np.uint16)).labels > 0).sum()) for _ in range(44)][20:]
+    assert np.std(areas) / np.mean(areas) < 0.02
+
+
+def test_faint_particles_that_move_are_followed() -> None:
+    clean, truth = spots(5, 12, 4)
+    segment, rng = load(CLASSICAL), np.random.default_rng(6)
+    for i in range(20):
+        labels = segment(rng.poisson(np.roll(clean, i, 0)).astype(np.uint16)).labels
+    there, before = np.roll(truth, 19, 0), np.roll(truth, 16, 0)
+    assert ((labels > 0) & there).sum() > 1.2 * ((labels > 0) & before).sum()
+    assert 2 * ((labels > 0) & there).sum() / ((labels > 0).sum() + there.sum()) > 0.65

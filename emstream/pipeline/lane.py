@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -18,6 +19,8 @@ from emstream.messages import Aligned, Array, Frame, Labelled, Measured, PixelSi
 from emstream.metrics import Metrics
 from emstream.pipeline import steps as step
 from emstream.pipeline.steps import Steps, Tables
+
+log = logging.getLogger("emstream.pipeline")
 
 MEMORY = 256 << 20  # bytes of aligned frames kept for a branch that lags a little; older ones come from the store
 SAVE_EVERY_S = 5.0  # how often the drift and track state is written, so that a restart goes on where it was
@@ -80,6 +83,11 @@ class Once:
             return self._made
 
 
+def on_host(labelled: Labelled) -> Labelled:
+    """The same with labels in main memory."""
+    return replace(labelled, labels=arrays.to_host(labelled.labels))
+
+
 class Lane:
     """The frames of one run: `keep` each one as it comes, `advance` the branch when there is time."""
 
@@ -101,6 +109,7 @@ class Lane:
         self._measured: dict[int, Measured] = {}  # before their turn; the queue's thread alone touches it
         self._waiting: dict[int, tuple[float, float]] = {}  # for the branch: drift speed, px/s; when the file was whole
         self._particles: Once | None = None  # of the newest frame that was looked at, for the aligner
+        self.short_of_memory = False  # the GPU's was full: the loop takes fewer frames at once
         self._before: tuple[float, float, float] | None = None  # time, dy, dx of the frame before
         self._saved_at, self._saved = time.monotonic(), self.kept
         if self.kept:
@@ -119,7 +128,7 @@ class Lane:
             if slot is None:  # the run has it: a file that was only touched or copied over itself
                 continue
             with self.metrics.timed("align"):
-                aligned = self._align(frame, slot)
+                aligned = self._placed(frame, slot)
             self.kept = slot + 1
             speed = self._speed(aligned)
             self.keeper.frame(slot, aligned, self.steps.keep_raw, speed)
@@ -132,6 +141,44 @@ class Lane:
         waited = time.monotonic() - self._saved_at
         if waited > SAVE_EVERY_S or (waited > SAVE_LEAST_S and self.kept - self._saved >= SAVE_EVERY):
             self.save()
+
+    def _placed(self, frame: Frame, slot: int) -> Aligned:
+        """`_align`; when the GPU's memory is full again with what nobody uses freed, then on the CPU from here on."""
+        before = self._drift, self._settling, dict(self._finals)
+        for again in (True, False):
+            try:
+                return self._align(frame, slot)
+            except (RuntimeError, MemoryError) as problem:
+                if self.steps.device == "cpu" or not arrays.out_of_memory(problem):
+                    raise
+                self.short_of_memory = True
+                self._drift, self._settling, self._finals = before
+                arrays.free_unused()
+                if not again:
+                    log.warning("GPU out of memory: frames are aligned on the CPU", extra={"error": str(problem)})
+        self._onto_cpu()
+        return self._align(frame, slot)
+
+    def _onto_cpu(self) -> None:
+        """Everything that later frames need comes to the host."""
+        if self._drift is not None:
+            grid = max(self._drift.grid.shape)
+            self._drift = align.load(align.dump(self._drift), replace(self.steps.align, grid=grid))
+        try:
+            self._settling, done = align.finish(self._settling)
+            self._finals |= {f.slot: f.shift for f in done}
+        except (RuntimeError, MemoryError) as problem:  # those shifts stay as they were measured
+            if not arrays.out_of_memory(problem):
+                raise
+        self._settling = align.Settling(self.steps.align.final_lag)
+        self._references = {k: arrays.to_host(v) for k, v in self._references.items()}
+        self._memory = OrderedDict((k, replace(a, pixels=arrays.to_host(a.pixels))) for k, a in self._memory.items())
+        if self._particles is not None:
+            made = self._particles
+            self._particles = Once(lambda: on_host(made()))
+        self.steps = replace(self.steps, device="cpu")
+        self.metrics.gpu_fallback("oom")
+        self.metrics.gpu_up.set(0)
 
     def _align(self, frame: Frame, slot: int) -> Aligned:
         pixels = arrays.to_device(frame.pixels, self.steps.device)
@@ -260,6 +307,8 @@ class Lane:
     def _follow(self, slot: int, aligned: Aligned, labelled: Labelled, speed: float) -> tuple[Result, Tables]:
         """Particles and tracks of one frame, and the rows that it adds to the tables."""
         found = self._measured.pop(slot, None) or self._measure(labelled, aligned)
+        if isinstance(labelled.labels, np.ndarray) and not isinstance(self._tracks.labels, np.ndarray | None):
+            self._tracks = measure.load(measure.dump(self._tracks), self.steps.measure)  # the GPU was given up
         self._tracks, measured, tables = step.linked(self._tracks, slot, aligned, labelled, found, self._pixel_size_nm)
         result = Result(
             run=self.keeper.name, frame=slot, aligned=aligned, drift_speed=speed, labelled=labelled, measured=measured

@@ -70,6 +70,8 @@ class Loop:
         """The trunk: each frame to its run, those of one run together."""
         for lane, group in itertools.groupby(frames, self._lane):
             lane.keep(list(group))
+            if lane.short_of_memory:  # of a GPU: fewer frames at once
+                lane.short_of_memory, self.batch = False, max(1, self.batch // 2)
 
     def _lane(self, frame: Frame) -> Lane:
         """The run that the frame belongs to; another shape or dtype begins a new one."""

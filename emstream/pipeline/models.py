@@ -13,10 +13,10 @@ from emstream.errors import ModelBroken
 from emstream.metrics import Metrics
 from emstream.pipeline.lane import Result
 from emstream.pipeline.steps import Steps
-from emstream.pipeline.whole import Rooms, make_steps
+from emstream.pipeline.whole import Rooms, make_steps, segmenter_of
 from emstream.segment import Segmenter, SegmentOptions
-from emstream.segment import load as load_segmenter
 from emstream.segment.exchange import Exchange, Swap, Swapper
+from emstream.segment.fallback import OrCpu
 from emstream.segment.golden import self_test
 from emstream.segment.registry import Registry
 
@@ -48,6 +48,7 @@ class ModelsInUse:
         self._exchange: Exchange | None = None
         self._told = ("", "")
         if self.steps.segmenter is not None:
+            self._behind_gpu(self.steps.segmenter)
             self._exchange = Exchange(self.steps.segmenter)
             self.steps = replace(self.steps, segmenter=self._exchange)
             self._told = (self._exchange.name, self._exchange.sha256)
@@ -90,7 +91,14 @@ class ModelsInUse:
     def _make(self, model: str) -> Segmenter:
         device = arrays.pick_device(self._rooms.compute.device)
         threads = arrays.network_threads(self._rooms.compute.threads)
-        return load_segmenter(self._with(model), device, threads)
+        made = segmenter_of(self._with(model), device, threads)
+        self._behind_gpu(made)
+        return made
+
+    def _behind_gpu(self, segmenter: Segmenter) -> None:
+        """Count it when the CPU takes over."""
+        if isinstance(segmenter, OrCpu):
+            segmenter.tell = lambda: self.metrics.gpu_fallback("oom")
 
     # ---- while it runs -----------------------------------------------------------------------------------------
 

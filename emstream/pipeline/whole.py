@@ -21,6 +21,7 @@ from emstream.pipeline.loop import Loop
 from emstream.pipeline.steps import Steps
 from emstream.segment import Segmenter, SegmentOptions
 from emstream.segment import load as load_segmenter
+from emstream.segment.fallback import OrCpu
 from emstream.source import SourceOptions
 from emstream.source.ahead import ReadAhead
 from emstream.source.correct import load_correction
@@ -50,11 +51,17 @@ def make_steps(rooms: Rooms, segment: SegmentOptions | None = None) -> Steps:
     segmenter: Segmenter | None = None
     chosen = segment or rooms.segment
     if chosen.enabled:
-        segmenter = load_segmenter(chosen, device, arrays.network_threads(rooms.compute.threads))
+        segmenter = segmenter_of(chosen, device, arrays.network_threads(rooms.compute.threads))
     return Steps(
         align=rooms.align, measure=rooms.measure, segmenter=segmenter, device=device,
         correction=load_correction(rooms.source), keep_raw=rooms.store.keep_raw,
     )  # fmt: skip
+
+
+def segmenter_of(options: SegmentOptions, device: str, threads: int) -> Segmenter:
+    """What the options name; on a GPU with the CPU behind it. raises : ModelBroken, BadSettings, MissingExtra"""
+    made = load_segmenter(options, device, threads)
+    return made if device == "cpu" else OrCpu(made, lambda: load_segmenter(options, "cpu", threads))
 
 
 def through(

@@ -32,7 +32,8 @@ class SegmentOptions:
     min_diameter_px: float = 3.0  # equivalent diameter below which a particle is dropped
     min_diameter_nm: float = 0.0  # the same in nm, where the pixel size is known; the stricter one holds
     settle_frames: int = 8  # frames after which the classical method only follows slowly
-    judge_every: int = 32  # compare network and classical method each so many frames; 0 = never
+    backend: Literal["auto", "torch", "openvino"] = "auto"  # auto = openvino where it is installed and there is no GPU
+    judge_every: int = 8  # compare network and classical method each so many frames; 0 = never
 
 
 class Segmenter(Protocol):
@@ -128,6 +129,8 @@ def check(options: SegmentOptions) -> None:
     problems = []
     if options.polarity not in ("auto", "dark", "bright"):
         problems.append(f"segment.polarity = {options.polarity!r} is not auto, dark or bright")
+    if options.backend not in ("auto", "torch", "openvino"):
+        problems.append(f"segment.backend = {options.backend!r} is not auto, torch or openvino")
     if not 0 < options.threshold < 1:
         problems.append(f"segment.threshold = {options.threshold} is not between 0 and 1")
     if options.long_side_px != 0 and options.long_side_px < 64:

@@ -2,13 +2,13 @@
 
 The scale loop (sigma = d / 15, three times) follows the particles' size. A threshold is believed only where the image
 is steeper along its contours than elsewhere: for a Gaussian random field, whatever its correlation, level and slope are
-independent, so noise and granular film become no particles.
+independent, so noise and granular film become no particles. Where no threshold is believed, `faint` looks for peaks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from emstream.arrays import array_namespace, to_host
 from emstream.errors import BadImage
 from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import SegmentOptions
+from emstream.segment.faint import Faint, blur, labels_of, search
 from emstream.segment.instances import components, drop_small, fill_holes, renumber, smallest_area
 from emstream.segment.scale import enlarge, reduce, working_shape
 
@@ -36,6 +37,9 @@ class ClassicalState:
     sigma: float = 1.0  # blur, px
     level: float = 0.5  # threshold, 0 = 1st, 1 = 99th percentile of the blurred frame
     dark: float = 0.5  # share of evidence for dark particles, 0..1
+    weak: float = 0.0  # share of evidence that particles are too faint for a threshold, 0..1
+    faint: Faint | None = None  # how they are cut out then
+    before: np.ndarray | None = field(default=None, compare=False)  # (y, x) bool, faint particles of the frame before
 
 
 class Classical:
@@ -82,7 +86,11 @@ def segment(
         y0, y1, x0, x1 = valid
         labels = np.zeros(pixels.shape, np.int32)
         if min(y1 - y0, x1 - x0) >= 8:
+            before = None if state.before is None or state.before.shape != labels.shape else state.before[y0:y1, x0:x1]
+            state = replace(state, before=before)
             labels[y0:y1, x0:x1], state = segment(pixels[y0:y1, x0:x1], state, options, None, pixel_size_nm)
+            if state.before is not None:
+                state = replace(state, before=labels > 0)
         return labels, state
     shape = (int(pixels.shape[0]), int(pixels.shape[1]))
     small = working_shape(shape, LONG_SIDE)
@@ -90,12 +98,16 @@ def segment(
     image = stretched(reduce(pixels, small))
     smallest = smallest_area(options, pixel_size_nm)
     if state.seen < options.settle_frames or state.frames == 0 or state.seen % EVERY == 0:
-        found = estimate(image, options, smallest * ratio)
+        found = estimate(image, options, smallest * ratio, state)
         if found is not None:
             state = follow(state, found, options.settle_frames)
     state = replace(state, seen=state.seen + 1)
     if state.frames == 0:
         return np.zeros(shape, np.int32), state
+    if state.weak > 0.5 and state.faint is not None:
+        before = state.before if state.before is not None and state.before.shape == shape else None
+        labels = drop_small(labels_of(image, shape, state.faint, before), smallest)
+        return labels, replace(state, before=labels > 0)
     dark = state.dark > 0.5 if options.polarity == "auto" else options.polarity == "dark"
     blurred = blur(image, state.sigma)
     level, steep = percent(blurred, state.level), slope(blurred)
@@ -109,17 +121,33 @@ def segment(
 def follow(state: ClassicalState, found: ClassicalState, settle: int) -> ClassicalState:
     """Running mean over the first `settle` frames, then an exponential one: nothing jumps from frame to frame."""
     share = max(FOLLOW, 1 / (state.frames + 1)) if state.frames < max(settle, 1) else FOLLOW
+    weak = state.weak + share * (found.weak - state.weak)
+    if found.faint is not None:
+        faint = found.faint if state.faint is None else state.faint.towards(found.faint, max(share, FOLLOW))
+        return replace(state, frames=state.frames + 1, weak=weak, faint=faint)
     return replace(
         state,
         frames=state.frames + 1,
+        weak=weak,
         sigma=state.sigma + share * (found.sigma - state.sigma),
         level=state.level + share * (found.level - state.level),
         dark=state.dark + share * (found.dark - state.dark),
     )
 
 
-def estimate(image: np.ndarray, options: SegmentOptions, smallest: float) -> ClassicalState | None:
+def estimate(
+    image: np.ndarray, options: SegmentOptions, smallest: float, known: ClassicalState
+) -> ClassicalState | None:
     """Scale, threshold and polarity of one stretched frame; None where nothing stands out of the noise."""
+    found = by_threshold(image, options, smallest)
+    if found is not None:
+        return found
+    faint = search(image, options.polarity, known.faint if known.weak > 0.5 else None)
+    return None if faint is None else ClassicalState(weak=1.0, faint=faint)
+
+
+def by_threshold(image: np.ndarray, options: SegmentOptions, smallest: float) -> ClassicalState | None:
+    """The same for particles that a threshold parts from the rest."""
     sigma, found = 0.0, None
     for start in (1.0, 2.0, 4.0):  # the finest blur at which anything is seen
         if level_of(blur(image, start)) is not None:
@@ -174,11 +202,6 @@ def thinned(image: np.ndarray) -> np.ndarray:
     """Every n-th pixel, some 30,000 of them: enough for a percentile."""
     step = max(1, int(np.sqrt(image.size / 30_000)))
     return image[::step, ::step]
-
-
-def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian of `sigma` px."""
-    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
 
 
 def slope(image: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from emstream.arrays import array_namespace, as_torch, to_host
 from emstream.errors import BadImage
 from emstream.messages import Array, Labelled, PixelSize, Rect
-from emstream.segment import SegmentOptions
+from emstream.segment import SegmentOptions, backend
 from emstream.segment.classical import ClassicalState
 from emstream.segment.classical import segment as segment_classically
 from emstream.segment.evidence import there
@@ -25,7 +24,7 @@ from emstream.segment.model import read_model
 from emstream.segment.normalise import normalise, pad, reduce_on_device
 from emstream.segment.scale import enlarge, reduce, scaled, working_shape
 from emstream.segment.scales import LARGE, finer, specks, typical
-from emstream.segment.unet import FAR, UNet
+from emstream.segment.unet import FAR
 
 LEAST_PX = 128  # longer side of the smallest size at which a frame is looked at
 SURE = 0.85  # foreground that a particle must reach somewhere
@@ -42,12 +41,17 @@ class Network:
         self.device = torch.device(device)
         if device == "cpu" and threads > 0:
             torch.set_num_threads(threads)
-        self.dtype = working_dtype(self.device)
-        self.net = net.to(self.device, self.dtype)
-        for p in self.net.parameters():
-            if p.ndim == 4:
-                p.data = p.data.contiguous(memory_format=torch.channels_last)
-        self.run = frozen(self.net, self.device, self.dtype)
+        self.backend = backend.chosen(options.backend, self.device)
+        if self.backend == "openvino":
+            self.net, self.dtype = net, torch.float32
+            self.run: backend.Call = backend.OpenVino(net, self.sha256, threads)
+        else:
+            self.dtype = working_dtype(self.device)
+            self.net = net.to(self.device, self.dtype)
+            for p in self.net.parameters():
+                if p.ndim == 4:
+                    p.data = p.data.contiguous(memory_format=torch.channels_last)
+            self.run = backend.frozen(self.net, self.device, self.dtype)
         self.reset()
 
     def reset(self) -> None:
@@ -184,23 +188,6 @@ def predict(net: Callable[[Tensor], Tensor], image: Tensor, stride: int, dtype: 
     maps[:2].sigmoid_()
     maps[2:] *= FAR
     return np.asarray(maps.cpu().numpy())
-
-
-@torch.inference_mode()
-def frozen(net: UNet, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """The network as one call: its layers' Python code would take turns with the other threads 150 times a frame.
-
-    Beside a busy thread a frame took 50 ms so, and takes 21 (19 alone). TorchScript is deprecated, but what replaces it
-    needs a compiler at run time; without it the layers are called one by one, with the same result.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            example = torch.zeros((1, 1, 2 * net.stride, 2 * net.stride), dtype=dtype, device=device)
-            traced = torch.jit.trace(net.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
-            return torch.jit.freeze(traced)
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return net
 
 
 def particles_in(maps: np.ndarray, image: np.ndarray, options: SegmentOptions) -> tuple[np.ndarray, np.ndarray]:
