@@ -24,6 +24,7 @@ from emstream.segment.scale import enlarge, reduce, working_shape
 BINS = 64  # of the levels that are tried
 STEEP = 2.0  # slope along a contour relative to the median slope off it; noise gives 1.3 to 1.7, as pixels sample it
 LONG_SIDE = 1024  # px; larger frames are reduced to it, and the blurred frame is enlarged before the threshold
+TOO_FAR = 2.0  # times the blur that fits: what is only seen then is blurred beyond its size
 EVERY = 4  # once settled, scale and threshold are estimated anew each so many frames
 FOLLOW = 0.1  # share of the new frame's estimate once the state has settled
 
@@ -139,15 +140,15 @@ def estimate(
     image: np.ndarray, options: SegmentOptions, smallest: float, known: ClassicalState
 ) -> ClassicalState | None:
     """Scale, threshold and polarity of one stretched frame; None where nothing stands out of the noise."""
-    found = by_threshold(image, options, smallest)
-    if found is not None:
+    found, fitting = by_threshold(image, options, smallest)
+    if found is not None and found.sigma <= TOO_FAR * fitting:
         return found
     faint = search(image, options.polarity, known.faint if known.weak > 0.5 else None)
-    return None if faint is None else ClassicalState(weak=1.0, faint=faint)
+    return found if faint is None else ClassicalState(weak=1.0, faint=faint)
 
 
-def by_threshold(image: np.ndarray, options: SegmentOptions, smallest: float) -> ClassicalState | None:
-    """The same for particles that a threshold parts from the rest."""
+def by_threshold(image: np.ndarray, options: SegmentOptions, smallest: float) -> tuple[ClassicalState | None, float]:
+    """The same for particles that a threshold parts from the rest; and the blur (px) that would fit what was found."""
     sigma, found = 0.0, None
     for start in (1.0, 2.0, 4.0):  # the finest blur at which anything is seen
         if level_of(blur(image, start)) is not None:
@@ -167,7 +168,7 @@ def by_threshold(image: np.ndarray, options: SegmentOptions, smallest: float) ->
         if len(area) == 0:
             break
         sigma = float(np.clip(np.sum(area * np.sqrt(4 / np.pi * area)) / area.sum() / 15, 0.5, 8))
-    return found
+    return found, sigma
 
 
 def level_of(blurred: np.ndarray) -> float | None:
