@@ -193,6 +193,10 @@ def test_faint_particles_that_move_are_followed() -> None:
     segment, rng = load(CLASSICAL), np.random.default_rng(6)
     for i in range(20):
         labels = segment(rng.poisson(np.roll(clean, i, 0)).astype(np.uint16)).labels
-    there, before = np.roll(truth, 19, 0), np.roll(truth, 16, 0)
-    assert ((labels > 0) & there).sum() > 1.2 * ((labels > 0) & before).sum()
-    assert 2 * ((labels > 0) & there).sum() / ((labels > 0).sum() + there.sum()) > 0.65
+
+    def dice(offset: int) -> float:
+        there = np.roll(truth, offset, 0)
+        return float(2 * ((labels > 0) & there).sum() / ((labels > 0).sum() + there.sum()))
+
+    assert dice(19) > 0.75
+    assert max(range(14, 24), key=dice) >= 18  # at 1 px a frame they lag by no more than a frame

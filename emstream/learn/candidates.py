@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from emstream.segment.classical import blur, halfway, slope, stretched, thinned
+from emstream.segment.classical import halfway, slope, stretched, thinned
+from emstream.segment.faint import blur
 from emstream.segment.instances import components, drop_small, fill_holes
 
 SIGMAS = (0.7, 1.0, 1.5, 2.2, 3.2, 4.5, 6.5)  # px

@@ -72,7 +72,7 @@ class Graphed:
         return made
 
     def _record(self, x: Tensor) -> tuple[Any, Tensor, Tensor]:
-        given, aside = x.clone(), torch.cuda.Stream(x.device)
+        given, aside = x.clone(), torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(x.device))
         with torch.cuda.stream(aside):  # first calls choose their algorithms, and may not do so while recording
             for _ in range(3):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from emstream.segment.classical import blur, slope, thinned
+from emstream.segment.classical import slope, thinned
+from emstream.segment.faint import blur
 
 STEEP, SPREAD = 1.9, 2.8  # of the frame's median slope: along a long outline, and more for a short one (1/sqrt(px))
 SCALES = ((2, 1.0), (2, 2.0), (4, 2.0))  # reduced so many times, blurred by so many px of that: 2, 4 and 8 px
