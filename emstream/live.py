@@ -25,6 +25,7 @@ from emstream.messages import Frame
 from emstream.metrics import Metrics
 from emstream.pipeline import Lane, Loop, Result, Sinks, StoreKeeper, warm_up
 from emstream.pipeline.models import ModelsInUse
+from emstream.segment import polarity_of
 from emstream.source.ahead import ReadAhead
 from emstream.source.watch import watch
 from emstream.store import Ledger, RunRow, RunWriter, WriteBehind
@@ -271,7 +272,7 @@ class Daemon:
         if row.name not in self.runs:
             self.runs.append(row.name)
         if self.steps.segmenter is not None:
-            self.steps.segmenter.reset()
+            self.steps.segmenter.reset(polarity_of(frame.meta))
         if row.n and self.url:
             self._recall(row.name)
         log.info("run opened", extra={"run": row.name, "frames": row.n, "shape": row.shape, "dtype": row.dtype})

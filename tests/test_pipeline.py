@@ -63,7 +63,7 @@ class Threshold:
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         pass
 
-    def reset(self) -> None:
+    def reset(self, polarity: str = "auto") -> None:
         pass
 
 

@@ -38,7 +38,7 @@ class Planted:
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         self.warmed = shape
 
-    def reset(self) -> None:
+    def reset(self, polarity: str = "auto") -> None:
         pass
 
     def finite(self, pixels: np.ndarray) -> bool:

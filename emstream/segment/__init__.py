@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from emstream.errors import BadSettings, ModelBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from emstream.messages import Array, Labelled, PixelSize, Rect
 
+Polarity: TypeAlias = Literal["auto", "dark", "bright"]
 SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -25,7 +26,7 @@ class SegmentOptions:
 
     enabled: bool = True
     model: str = "default"  # default | classical | folder of a trained model (model.json, weights.safetensors)
-    polarity: Literal["auto", "dark", "bright"] = "auto"  # are particles darker or brighter than what is around them
+    polarity: Polarity = "auto"  # are particles darker or brighter than what is around them
     long_side_px: int = 512  # longer side of what the network sees; 0 = as it is. Small particles need more
     threshold: float = 0.6  # of the network's foreground, 0..1
     split: bool = True  # take touching particles apart
@@ -70,9 +71,19 @@ class Segmenter(Protocol):
         """Pay all first-time costs now, for frames of this shape; the state is as before."""
         ...
 
-    def reset(self) -> None:
-        """Forget what was learned from earlier frames."""
+    def reset(self, polarity: Polarity = "auto") -> None:
+        """Forget what was learned from earlier frames. polarity : of the new series, where its metadata tell"""
         ...
+
+
+def polarity_of(meta: Mapping[str, Any]) -> Polarity:
+    """What a reader's metadata say of particles: bright in annular dark field, dark in bright field, else auto."""
+    words = f" {meta.get('signal', '')} {meta.get('detector', '')} ".lower().replace("-", " ").replace("_", " ")
+    if any(w in words for w in ("haadf", "adf", "dark field", "darkfield", " df")):
+        return "bright"
+    if any(w in words for w in ("abf", " bf", "bright field", "brightfield")):
+        return "dark"
+    return "auto"
 
 
 def load(options: SegmentOptions, device: str = "cpu", threads: int = 0) -> Segmenter:

@@ -16,7 +16,7 @@ import numpy as np
 from emstream.arrays import array_namespace, to_host
 from emstream.errors import BadImage
 from emstream.messages import Array, Labelled, PixelSize, Rect
-from emstream.segment import SegmentOptions
+from emstream.segment import Polarity, SegmentOptions
 from emstream.segment.faint import Faint, blur, labels_of, search
 from emstream.segment.instances import components, drop_small, fill_holes, renumber, smallest_area
 from emstream.segment.scale import enlarge, reduce, working_shape
@@ -50,11 +50,11 @@ class Classical:
     sha256 = ""
 
     def __init__(self, options: SegmentOptions) -> None:
-        self.options = options
+        self.options = self.used = options
         self.state = ClassicalState()
 
     def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
-        labels, self.state = segment(to_host(pixels), self.state, self.options, valid, pixel_size_nm)
+        labels, self.state = segment(to_host(pixels), self.state, self.used, valid, pixel_size_nm)
         return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256)
 
     def look(
@@ -66,8 +66,14 @@ class Classical:
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         segment(np.zeros(shape, dtype), ClassicalState(), self.options)
 
-    def reset(self) -> None:
+    def reset(self, polarity: Polarity = "auto") -> None:
         self.state = ClassicalState()
+        self.used = with_polarity(self.options, polarity)
+
+
+def with_polarity(options: SegmentOptions, polarity: Polarity) -> SegmentOptions:
+    """The options with the polarity of a series, unless the user set one."""
+    return options if options.polarity != "auto" else replace(options, polarity=polarity)
 
 
 def segment(

@@ -11,7 +11,7 @@ from pathlib import Path
 from emstream.arrays import to_host
 from emstream.errors import EmstreamError
 from emstream.messages import Array, Labelled, PixelSize, Rect
-from emstream.segment import Segmenter
+from emstream.segment import Polarity, Segmenter
 from emstream.segment.golden import Live, self_test
 from emstream.segment.registry import Registry
 
@@ -26,6 +26,7 @@ class Exchange:
     def __init__(self, now: Segmenter) -> None:
         self._now = now
         self._next: tuple[Segmenter, Callable[[], None]] | None = None
+        self._polarity: Polarity = "auto"
         self._lock = threading.Lock()
         self._live: tuple[Array, Rect | None, PixelSize | None, Labelled] | None = None
 
@@ -75,8 +76,9 @@ class Exchange:
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         self._now.warm_up(shape, dtype)
 
-    def reset(self) -> None:
-        self._now.reset()
+    def reset(self, polarity: Polarity = "auto") -> None:
+        self._polarity = polarity
+        self._now.reset(polarity)
         self._live = None
 
     def _change(self) -> None:
@@ -86,6 +88,7 @@ class Exchange:
             offered, self._next = self._next, None
         if offered is not None:
             self._now = offered[0]
+            self._now.reset(self._polarity)
             offered[1]()
 
 

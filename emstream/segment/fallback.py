@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from emstream import arrays
 from emstream.messages import Array, Labelled, PixelSize, Rect
-from emstream.segment import Segmenter
+from emstream.segment import Polarity, Segmenter
 
 log = logging.getLogger("emstream.segment")
 T = TypeVar("T")
@@ -26,6 +26,7 @@ class OrCpu:
     ) -> None:
         self._now, self._on_cpu, self.tell = on_gpu, on_cpu, tell
         self.fell = False
+        self._polarity: Polarity = "auto"
 
     @property
     def name(self) -> str:
@@ -56,8 +57,9 @@ class OrCpu:
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         self._patiently(lambda: self._now.warm_up(shape, dtype))
 
-    def reset(self) -> None:
-        self._now.reset()
+    def reset(self, polarity: Polarity = "auto") -> None:
+        self._polarity = polarity
+        self._now.reset(polarity)
 
     def finite(self, pixels: Array) -> bool:
         """Whether the network gives numbers for a frame."""
@@ -77,5 +79,6 @@ class OrCpu:
                     log.warning("GPU out of memory: the network goes on, on the CPU", extra={"error": str(problem)})
         self.fell = True
         self._now = self._on_cpu()
+        self._now.reset(self._polarity)
         self.tell()
         return work()

@@ -13,8 +13,8 @@ from torch import Tensor
 from emstream.arrays import array_namespace, as_torch, to_host
 from emstream.errors import BadImage
 from emstream.messages import Array, Labelled, PixelSize, Rect
-from emstream.segment import SegmentOptions, backend
-from emstream.segment.classical import ClassicalState
+from emstream.segment import Polarity, SegmentOptions, backend
+from emstream.segment.classical import ClassicalState, with_polarity
 from emstream.segment.classical import segment as segment_classically
 from emstream.segment.evidence import there
 from emstream.segment.instances import components, cover, drop_small, reach_out, renumber, smallest_area
@@ -54,7 +54,8 @@ class Network:
             self.run = backend.frozen(self.net, self.device, self.dtype)
         self.reset()
 
-    def reset(self) -> None:
+    def reset(self, polarity: Polarity = "auto") -> None:
+        self._judging = with_polarity(self.options, polarity)
         self._frames, self._agreement, self._rival = 0, float("nan"), ClassicalState()
 
     def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
@@ -145,7 +146,10 @@ class Network:
             return
         shape = working_shape(size(image), JUDGED_PX)
         coarse = scaled(valid, size(image), shape)
-        rival, self._rival = segment_classically(reduce(image.cpu().numpy(), shape), self._rival, self.options, coarse)
+        rival, self._rival = segment_classically(reduce(image.cpu().numpy(), shape), self._rival, self._judging, coarse)
+        if self._rival.frames == 0 and bool((foreground > self.options.threshold).any()):
+            self._agreement = float("nan")  # the classical method sees nothing here, and can judge nothing
+            return
         self._agreement = soft_iou(cv2.resize(foreground, shape[::-1], interpolation=cv2.INTER_AREA), rival > 0)
 
 

@@ -154,7 +154,13 @@ def _meta(tags: Tags, file: ByteFile, root: str) -> dict[str, Any]:
         value = tags.values.get(at + tag)
         if isinstance(value, (int, float)) and value > 0 and name not in meta:
             meta[name] = value * factor
-    for name, tag in (("camera", "Acquisition.Device.Name"), ("camera", "DataBar.Device Name")):
+    texts = (
+        ("camera", "Acquisition.Device.Name"),
+        ("camera", "DataBar.Device Name"),
+        ("signal", "DataBar.Signal Name"),  # HAADF, BF …
+        ("signal", "Microscope Info.Signal Name"),
+    )
+    for name, tag in texts:
         if name not in meta and (words := tags.text(file, at + tag)):
             meta[name] = words
     stamp = tags.values.get(at + "DataBar.Acquisition Time (OS)")
