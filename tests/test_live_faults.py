@@ -226,7 +226,7 @@ class Slow(Threshold):
         self.go.wait(0.05)
         return lambda: Labelled(np.ones(image.shape, np.int32), self.name, self.sha256)
 
-    def reset(self) -> None:
+    def reset(self, polarity: str = "auto") -> None:
         pass
 
 

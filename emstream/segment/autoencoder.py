@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from emstream.arrays import array_namespace, to_host
 from emstream.errors import BadImage, ModelBroken
 from emstream.messages import Array, Labelled, PixelSize, Rect
-from emstream.segment import SegmentOptions
-from emstream.segment.classical import above, otsu, polarity
+from emstream.segment import Polarity, SegmentOptions
+from emstream.segment.classical import above, otsu, polarity, with_polarity
 from emstream.segment.instances import components, cover, drop_small, smallest_area
 from emstream.segment.normalise import normalise
 
@@ -125,10 +125,11 @@ def describe(net: Autoencoder) -> dict[str, Any]:
 
 
 class Simplifier:
-    """An autoencoder as a Segmenter: simplified, cut at Otsu's level, labelled. No state."""
+    """An autoencoder as a Segmenter: simplified, cut at Otsu's level, labelled. No state but a series' polarity."""
 
     def __init__(self, net: Autoencoder, name: str, sha256: str, options: SegmentOptions) -> None:
         self.net, self.name, self.sha256, self.options = net.eval(), name, sha256, options
+        self.used = options
 
     def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
         if pixels.ndim != 2 or min(pixels.shape) < 8:
@@ -138,7 +139,7 @@ class Simplifier:
         y0, y1, x0, x1 = valid or (0, image.shape[0], 0, image.shape[1])
         inside = simple[y0:y1, x0:x1]
         level = otsu(np.ascontiguousarray(inside))
-        dark = polarity(inside, level) if self.options.polarity == "auto" else self.options.polarity == "dark"
+        dark = polarity(inside, level) if self.used.polarity == "auto" else self.used.polarity == "dark"
         labels = components(cover(above(simple, level, dark), valid))
         labels = drop_small(labels, smallest_area(self.options, pixel_size_nm))
         return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256)
@@ -152,8 +153,8 @@ class Simplifier:
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         self(np.zeros(shape, dtype))
 
-    def reset(self) -> None:
-        pass
+    def reset(self, polarity: Polarity = "auto") -> None:
+        self.used = with_polarity(self.options, polarity)
 
 
 @torch.inference_mode()
