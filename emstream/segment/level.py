@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from emstream.messages import Rect
-from emstream.segment.classical import blur
+from emstream.segment.faint import blur
 from emstream.segment.instances import cover
 from emstream.segment.scales import typical
 
