@@ -34,7 +34,7 @@ Sets = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Http = Annotated[str | None, typer.Option("--http", metavar="HOST:PORT", help="Serve the page here.")]
 Model = Annotated[str | None, typer.Option("--model", help="default, classical, or the folder of a trained model.")]
-Cluster = Annotated[str, typer.Option("--cluster", help="local, tcp://HOST:PORT, or slurm.")]
+Cluster = Annotated[str, typer.Option("--cluster", help="local, tcp://HOST:PORT, tls://HOST:PORT, or slurm.")]
 
 
 def main() -> None:

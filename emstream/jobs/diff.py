@@ -14,6 +14,7 @@ import numpy as np
 
 from emstream.errors import BadSettings, StoreDamaged
 from emstream.jobs.diff_told import changed, made_by, models, tables
+from emstream.jobs.progress import Progress
 from emstream.measure.agreement import Agreement, agree
 from emstream.messages import Status
 from emstream.store import Run
@@ -183,17 +184,22 @@ def _compared(a: Run, b: Run, pairs: np.ndarray, names: tuple[str, str], every: 
     groups = np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(pairs[:, 0] // step)) + 1) if len(pairs) else []
     found: list[Agreement] = []
     workers = dask.system.CPU_COUNT
-    for i in range(0, len(groups), workers):
-        some = groups[i : i + workers]
-        tasks = [dask.delayed(_group)(_some(lazy[0], pairs[g, 0]), _some(lazy[1], pairs[g, 1]), delta[g]) for g in some]
-        try:
-            told = dask.compute(*tasks, scheduler="threads", num_workers=workers)
-        except (RuntimeError, ValueError, OSError) as error:  # what the codecs raise for broken bytes
-            for k in np.concatenate(some):  # one by one: the damaged one says its name
-                a.label(int(pairs[k, 0]), name=names[0])
-                b.label(int(pairs[k, 1]), name=names[1])
-            raise StoreDamaged(f"labels of {a.path} or {b.path}: {error}", "emstream check on both runs") from error
-        found += [agreement for part in told for agreement in part]
+    with Progress(a.name) as progress:
+        progress.stage("labels", len(pairs))
+        for i in range(0, len(groups), workers):
+            some = groups[i : i + workers]
+            tasks = [
+                dask.delayed(_group)(_some(lazy[0], pairs[g, 0]), _some(lazy[1], pairs[g, 1]), delta[g]) for g in some
+            ]
+            try:
+                told = dask.compute(*tasks, scheduler="threads", num_workers=workers)
+            except (RuntimeError, ValueError, OSError) as error:  # what the codecs raise for broken bytes
+                for k in np.concatenate(some):  # one by one: the damaged one says its name
+                    a.label(int(pairs[k, 0]), name=names[0])
+                    b.label(int(pairs[k, 1]), name=names[1])
+                raise StoreDamaged(f"labels of {a.path} or {b.path}: {error}", "emstream check on both runs") from error
+            found += [agreement for part in told for agreement in part]
+            progress.advance(sum(map(len, told)))
     return found
 
 
