@@ -372,6 +372,16 @@ def test_archives_over_http(web: str, tmp_path: Path) -> None:
         assert [b.frame for b in source.read_good(0, 6)[1]] == [4]
 
 
+def test_a_server_that_sends_whole_shards_is_refused_and_not_taken_for_damage(
+    web: str, memory: str, tmp_path: Path
+) -> None:
+    for store in (tmp_path / "s.zarr", FsspecStore.from_url(f"{memory}/s.zarr")):
+        zarr.create_array(store, data=FRAMES, chunks=(1, 12, 20), shards=(3, 12, 20))
+    with pytest.raises(UnreadableFile, match="range requests"):
+        look(f"{web}/s.zarr")
+    assert np.array_equal(read(look(f"{memory}/s.zarr")), FRAMES)
+
+
 def test_a_server_that_is_busy_for_a_moment_is_waited_for_and_one_that_is_gone_is_no_damage(
     web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,10 @@ def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     else:
         overlap = f"IoU {labels['iou_mean']:.4f}, least {labels['iou_least']:.4f}; Dice {labels['dice_mean']:.4f}"
         same = f"{labels['identical_frames']} of {labels['compared']} frames identical"
-        told.append(("labels", *labels["names"], f"{overlap}; {same}"))
+        only = (
+            f"; {labels['segmented_in_one_only']} segmented in one run only" if labels["segmented_in_one_only"] else ""
+        )
+        told.append(("labels", *labels["names"], f"{overlap}; {same}{only}"))
         told.append(("particles", *labels["particles"], f"{labels['paired']} the same, {_gone(labels)}"))
         for w in labels["worst"][:3]:
             told.append((f"  frame {w['frame']}", *w["particles"], f"IoU {w['iou']:.4f}, {_gone(w)}"))

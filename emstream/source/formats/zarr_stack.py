@@ -15,7 +15,7 @@ from emstream.messages import PixelSize
 from emstream.source import SourceOptions
 from emstream.source.formats import axes
 from emstream.source.formats.decode import CODEC_ERRORS
-from emstream.source.formats.place import Place
+from emstream.source.formats.place import Place, Url
 from emstream.source.formats.protocol import SourceState, Verdict
 from emstream.source.formats.remote import patiently, reached
 from emstream.source.formats.single import check_out, check_size
@@ -70,6 +70,11 @@ class ZarrSource:
         self._shape = (int(array.shape[self._axes.y]), int(array.shape[self._axes.x]))
         self._dtype = np.dtype(array.dtype).newbyteorder("=")
         check_size(path, self._shape, self._shape[0] * self._shape[1] * self._dtype.itemsize, options)
+        if isinstance(path, Url) and array.shards and not _answers_ranges(array, self._key(self._keys(0, 1)[0][0])):
+            raise UnreadableFile(
+                f"{path}: its server sends whole objects where a part of a shard is asked for",
+                "serve it from one that answers HTTP range requests (nginx, S3 …), or copy it here",
+            )
         chunk = tuple(int(n) for n in array.chunks)
         if min(chunk) < 1:
             raise UnreadableFile(f"{path} has damaged metadata: chunks of {chunk}")
@@ -196,6 +201,16 @@ class ZarrSource:
 
     def _key(self, key: str) -> str:
         return "/".join(part for part in (self._array.path, key) if part)
+
+
+def _answers_ranges(array: Any, key: str) -> bool:
+    """False when the store gives more of an object than was asked for: python -m http.server does."""
+    from zarr.abc.store import RangeByteRequest
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    got = sync(array.store.get(key, default_buffer_prototype(), RangeByteRequest(0, 2)))
+    return got is None or len(got) <= 2
 
 
 def _frames(start: int, stop: int) -> str:
