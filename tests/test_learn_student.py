@@ -8,19 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
 from emstream import simulate
 from emstream.errors import JobFailed
 from emstream.learn import LearnOptions, gate, lessons, train
+from emstream.learn.candidate import calibrate
 from emstream.learn.candidates import best_level, candidates
-from emstream.learn.crops import crops_of, thinned
+from emstream.learn.crops import ROW, CropSet, crops_of, thinned
 from emstream.learn.evaluate import overlap
 from emstream.learn.labels import Labels
 from emstream.learn.lessons import Record, worth_learning
 from emstream.learn.material import Material, opened, others, sealed, spread_in_time, survey
 from emstream.learn.suggest import spread_out
 from emstream.learn.teacher import Lesson
+from emstream.segment import SegmentOptions
+from emstream.segment.unet import UNet
 
 OPTIONS = LearnOptions(
     crop_px=64, crops=3, frames=10, neighbours=3, epochs=2, steps_per_epoch=4, batch=2, simulated=0.0
@@ -171,6 +175,21 @@ def test_the_gate_sees_through_models_that_are_consistent_but_wrong(scene: simul
         marks = gate.examine(segment, looked)
         assert not gate.promoted(marks, good)[0], name
         assert gate.promoted(good, marks)[0], name
+
+
+def test_a_networks_foreground_is_cut_where_it_fits_what_was_learned() -> None:
+    torch.manual_seed(0)
+    net = UNet((8, 16))
+    images = np.random.default_rng(9).normal(size=(6, 64, 64)).astype(np.float16)
+    with torch.inference_mode():
+        p = net(torch.from_numpy(images.astype(np.float32))[:, None])[:, 0].sigmoid().numpy()
+    level = float(np.quantile(p, 0.7))
+    made = CropSet(images, (p > level).astype(np.uint16), np.full(p.shape, 255, np.uint8), np.zeros(6, ROW))
+    made.rows["dose"] = 1
+    assert calibrate(net, made) == pytest.approx(level, abs=0.03)
+    with torch.inference_mode():
+        after = net(torch.from_numpy(images.astype(np.float32))[:, None])[:, 0].sigmoid().numpy()
+    assert overlap(after > SegmentOptions().threshold, p > level)[0] > 0.8
 
 
 def test_labels_have_the_last_word_when_there_are_some() -> None:
