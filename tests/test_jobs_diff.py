@@ -184,7 +184,7 @@ def test_frames_left_out_of_one_run_are_found_by_their_time(base: Path, tmp_path
 
 def test_tables_settings_and_models_are_compared(base: Path, tmp_path: Path) -> None:
     attrs = {
-        "settings": {"align": {"memory": 50}, "segment": {"model": "classical"}},
+        "settings": {"align": {"memory": 50}, "segment": {"model": "classical"}, "view": {"history": 4096}},
         "models": [{"name": "classical", "sha256": ""}],
     }
     particles = {"frame": np.arange(40), "diameter_nm": np.full(40, 7.5)}
@@ -203,6 +203,7 @@ def test_tables_settings_and_models_are_compared(base: Path, tmp_path: Path) -> 
     assert told["settings"] == [
         {"setting": "align.memory", "first": 200, "second": 50},
         {"setting": "segment.model", "first": "default", "second": "classical"},
+        {"setting": "view.history", "first": None, "second": 4096, "only_in": "second"},
     ]
     assert told["models"] == [{"first": "default aaaaaaaaaaaa", "second": "classical"}]
 

@@ -46,11 +46,16 @@ def _table(run: Run, labels: str, table: str) -> dict[str, Any]:
 
 
 def changed(first: Any, second: Any, name: str = "") -> list[dict[str, Any]]:
-    """Settings that differ: {"setting", "first", "second"}; a setting that one lacks is None there."""
+    """Settings that differ: {"setting", "first", "second"}; with "only_in" where the other run does not tell them."""
     if isinstance(first, Mapping) or isinstance(second, Mapping):
-        a, b = first or {}, second or {}
-        keys = sorted({*a, *b})
-        return [row for k in keys for row in changed(a.get(k), b.get(k), f"{name}.{k}" if name else str(k))]
+        a, b = first if isinstance(first, Mapping) else {}, second if isinstance(second, Mapping) else {}
+        found = []
+        for key in sorted({*a, *b}):
+            rows = changed(a.get(key), b.get(key), f"{name}.{key}" if name else str(key))
+            if key not in a or key not in b:
+                rows = [row | {"only_in": "first" if key in a else "second"} for row in rows]
+            found += rows
+        return found
     return [] if first == second else [{"setting": name, "first": first, "second": second}]
 
 
@@ -95,7 +100,10 @@ def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
             told.append((f"  frame {w['frame']}", *w["particles"], f"IoU {w['iou']:.4f}, {_gone(w)}"))
     for table, columns in document["tables"].items():
         told += [(f"{table} {name}", *pair, _percent(*pair)) for name, pair in columns.items()]
-    told += [(s["setting"], s["first"], s["second"], "changed") for s in document["settings"]]
+    told += [(s["setting"], s["first"], s["second"], "changed") for s in document["settings"] if "only_in" not in s]
+    alone = [sum(s.get("only_in") == side for s in document["settings"]) for side in ("first", "second")]
+    if any(alone):
+        told.append(("other settings", *alone, "told by one run only; --json lists them"))
     told += [("model", m["first"], m["second"], "changed") for m in document["models"]]
     return [dict(zip(("what", "first", "second", "change"), row, strict=True)) for row in told]
 
