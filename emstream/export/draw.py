@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.ndimage import find_objects
 
 from emstream.messages import Rect
 from emstream.store.run import Run
@@ -67,15 +68,13 @@ class Artist:
         labels = self.run.label(i)[y0:y1, x0:x1].astype(np.int32)
         labels = cv2.resize(labels.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(int)
         tracks = self.tracks.get(i, {})
-        for label in np.unique(labels):
-            if label == 0 or (only is not None and tracks.get(int(label), -1) not in only):
+        for label, box in enumerate(find_objects(labels), 1):
+            if box is None or (only is not None and tracks.get(label, -1) not in only):
                 continue
-            ys, xs = np.nonzero(labels == label)
-            box = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
             mask = (labels[box] == label).astype(np.uint8)
             contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            moved = [c + np.array([xs.min(), ys.min()]) for c in contours]
-            ink = colour or COLOURS[tracks.get(int(label), int(label)) % len(COLOURS)]
+            moved = [c + np.array([box[1].start, box[0].start]) for c in contours]
+            ink = colour or COLOURS[tracks.get(label, label) % len(COLOURS)]
             cv2.polylines(image, moved, True, ink, max(1, round(max(image.shape) / 700)), cv2.LINE_AA)
 
     def legend(self, image: np.ndarray, i: int, stamp: bool = True) -> None:
