@@ -86,7 +86,7 @@ def causal(scene: Scene, frames: list[np.ndarray], labelled: bool) -> np.ndarray
 def drift(seeds: range, frames: int) -> None:
     plain = load(env={}, sets=["segment.enabled=false", "store.fsync=false"])
     rows: list[tuple[str, Callable[[int], Scene], bool]] = [
-        (f"{dose:g} e/px", lambda s, d=dose: simulated(frames, s, dose=d), False) for dose in (20.0, 4.0, 1.0)
+        (f"{dose:g} e/px", lambda s, d=dose: simulated(frames, s, dose=d), False) for dose in (4.0, 20.0, 1.0)
     ]
     rows += [
         (f"{d:g} e/px, second family", lambda s, d=d: shifted_in_fourier(frames, s, dose=d), False) for d in (4.0,)
@@ -274,7 +274,7 @@ def kills(n: int, frames: int, seed: int, size: int = 128, block: int = 16) -> N
             done = threading.Event()
 
             def strike() -> None:
-                while len(cluster.kills) < n and not done.wait(rng.uniform(0.3, 2.0) * max(4.0, calm / n)):
+                while len(cluster.kills) < n and not done.wait(rng.uniform(4.0, 16.0)):
                     cluster.kill()
 
             striker = threading.Thread(target=strike, daemon=True)
@@ -317,7 +317,7 @@ class Timed(Here):
 
 def paper(size: int, workers: int, total: int) -> None:
     with tempfile.TemporaryDirectory(prefix="emstream-bench-") as name:
-        path = movie(4 * sizes.FRAMES, size, Path(name) / "movie.zarr")
+        path = movie(2 * sizes.FRAMES, size, Path(name) / "movie.zarr")
         job = jobs._run_job(look(path), Path(name) / "out", SETTINGS, "again", "bench")
         tasks.steps_of(job).segmenter.warm_up(job.archive.shape)  # type: ignore[union-attr]
         hands = Timed()
