@@ -84,8 +84,8 @@ class Camera:
     def shoot(self, frames: int) -> None:
         for _ in range(frames):
             path = self.folder / f"f_{self.next:07d}.npy"
-            np.save(path.with_suffix(".tmp.npy"), self.rng.poisson(self.scene).astype(np.uint16))
-            path.with_suffix(".tmp.npy").rename(path)
+            np.save(path.with_name(f".{path.name}"), self.rng.poisson(self.scene).astype(np.uint16))
+            path.with_name(f".{path.name}").rename(path)
             self.next += 1
 
 

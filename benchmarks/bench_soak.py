@@ -102,8 +102,8 @@ class Camera(threading.Thread):
                     movie.flush()
             else:
                 path.parent.mkdir(exist_ok=True)
-                np.save(path.with_suffix(".tmp.npy"), pixels)
-                path.with_suffix(".tmp.npy").rename(path)
+                np.save(path.with_name(f".{path.name}"), pixels)
+                path.with_name(f".{path.name}").rename(path)
             self.written = i + 1
         if movie is not None:
             movie.close()

@@ -45,10 +45,10 @@ class Scene:
     def shoot(self, *numbers: int, name: str = "f_{:03d}.npy", mtime: float | None = None) -> None:
         for i in numbers:
             path = self.camera / name.format(i)
-            np.save(path.with_suffix(".tmp.npy"), pixels(i))
+            np.save(path.with_name(f".{path.name}"), pixels(i))
             if mtime is not None:
-                os.utime(path.with_suffix(".tmp.npy"), (mtime, mtime))
-            path.with_suffix(".tmp.npy").replace(path)
+                os.utime(path.with_name(f".{path.name}"), (mtime, mtime))
+            path.with_name(f".{path.name}").replace(path)
 
     @contextmanager
     def daemon(self, segmenter: Threshold | None = None, **source: object) -> Iterator[Daemon]:

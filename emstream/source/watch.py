@@ -51,7 +51,7 @@ class SourceReport(Protocol):
 
     def pending(self, count: int, oldest_s: float, settling: int) -> None:
         """Files that are found and not finished, how long the oldest has been waiting, and how many of them changed
-        so lately that they may become frames within a moment."""
+        so lately, or were not looked at yet, that they may become frames within a moment."""
 
     def watch_up(self, up: bool) -> None:
         """The watched folder is there."""
@@ -431,6 +431,8 @@ class Watcher:
         waiting = [f for f in self._files.values() if f.path not in self._movies or self._unfinished(f)]
         oldest = max((now - f.found_at for f in waiting), default=0.0)
         settling = sum(now - f.changed_at < 2 * self._options.settle_s + 0.5 and f.stamp[0] > 0 for f in waiting)
+        if self._discovery.up:  # what nobody has looked at yet may hold new frames, too
+            settling += sum(len(line.waiting) for line in self._lines.values()) + (not self._discovery.walked)
         self._report.pending(len(waiting), oldest, settling)
 
     def _unfinished(self, movie: Followed) -> bool:
