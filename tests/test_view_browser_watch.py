@@ -95,7 +95,7 @@ def test_a_stored_run_is_looked_through_by_keys_lines_sizes_and_label_versions(
         browser.get(server.url)
         assert shows(browser, 0)
         assert browser.execute_script("return document.getElementById('bell').hidden")
-        for name, frame in (("PageDown", 1), ("ArrowRight", 2), ("Home", 0), ("ArrowRight", 1)):
+        for name, frame in (("PageDown", 1), ("End", FRAMES - 1), ("Home", 0), ("ArrowRight", 1)):
             key(browser, name)
             assert shows(browser, frame)
         assert until(browser, "!document.getElementById('over').hidden")

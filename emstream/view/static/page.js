@@ -267,7 +267,7 @@ addEventListener("keydown", (e) => {
   if (e.ctrlKey || e.metaKey || e.altKey || document.querySelector("dialog[open]") || e.target.closest?.("select, input:not(#scrub)")) return;
   const keys = { " ": pause, o: outlines, d: theme, l: goLive, f: () => stage.fit(), r: () => openRuns(), "?": () => $("keys").showModal(), Escape: () => { if ($("runs").classList.contains("open")) openRuns(false); else inspector.deselect(); },
     a: () => alarms.open(), k: () => { if (isOpen("line") && !stage.drawing) line.draw(true); else tab(isOpen("line") ? "chart-drift" : "line"); }, v: nextLabels, w: whole,
-    Home: () => lookHere(0), End: goLive, PageUp: () => step(-Math.max(1, Math.round(now.frames / 10))), PageDown: () => step(Math.max(1, Math.round(now.frames / 10))),
+    Home: () => lookHere(0), End: () => (canGoLive() ? goLive() : lookHere(now.frames - 1)), PageUp: () => step(-Math.max(1, Math.round(now.frames / 10))), PageDown: () => step(Math.max(1, Math.round(now.frames / 10))),
     c: () => colour(), e: () => tab("events"), n: () => inspector.next(1), N: () => inspector.next(-1),
     ArrowLeft: () => step(e.shiftKey ? -10 : -1), ArrowRight: () => step(e.shiftKey ? 10 : 1) };
   if (!keys[e.key] || (e.key === " " && e.target.closest?.("button"))) return; // a button in focus is pressed
