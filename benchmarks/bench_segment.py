@@ -47,8 +47,11 @@ def qualities(models: list[str], data: Path | None, only: str) -> None:
         "\n| set | model | IoU | Dice | AP50 | F1 | count error | all counted | diameter error | mean diameter | seeds |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
-    for name, seeds in sets(data):
-        for model in models if only in name else ():
+    for name, pictures_of in sets(data):
+        if only not in name:
+            continue
+        seeds = pictures_of()
+        for model in models:
             segment = fresh(load(SegmentOptions(model=model, judge_every=0), threads=1))
             each = [score(segment, pictures) for pictures in seeds]
             numbers = " | ".join(f"{np.mean([s[k] for s in each]):.3f}" for k in COLUMNS)
@@ -58,25 +61,35 @@ def qualities(models: list[str], data: Path | None, only: str) -> None:
         print(f"| static scene, 4 e/px | {model} | {flicker(model)} |", flush=True)
 
 
-def sets(data: Path | None) -> Iterator[tuple[str, list[list[Picture]]]]:
-    """The name of a set and its pictures, seed by seed."""
+def sets(data: Path | None) -> Iterator[tuple[str, Callable[[], list[list[Picture]]]]]:
+    """The name of a set, and a call that makes its pictures, seed by seed."""
+
+    def emps(which: int) -> list[list[Picture]]:
+        folder = Path(data or "") / "emps_train"
+        return [parts(read_pictures(folder / "images", folder / "segmaps"))[which]]
+
+    def msa(all_of_them: bool) -> list[list[Picture]]:
+        folder = Path(data or "") / "msa_em_sintering"
+        frames = read_pictures(folder / "images", folder / "labels")
+        learned = set() if all_of_them else {p.name for p in every_second(frames)}
+        return [[p for p in frames if p.name not in learned]]
+
+    def seeds(make: Callable[..., list[Picture]], *settings: object) -> Callable[[], list[list[Picture]]]:
+        return lambda: [make(*settings, seed) for seed in SEEDS]
+
     if data is not None:
-        emps, msa = data / "emps_train", data / "msa_em_sintering"
-        _, tune, judge = parts(read_pictures(emps / "images", emps / "segmaps"))
-        yield "EMPS validation", [judge]
-        yield "EMPS, settings chosen on", [tune]
-        frames = read_pictures(msa / "images", msa / "labels")
-        names = {p.name for p in every_second(frames)}
-        yield "msa, all 20", [frames]
-        yield "msa, the 10 not trained on", [[p for p in frames if p.name not in names]]
+        yield "EMPS validation", lambda: emps(2)
+        yield "EMPS, settings chosen on", lambda: emps(1)
+        yield "msa, all 20", lambda: msa(True)
+        yield "msa, the 10 not trained on", lambda: msa(False)
     for dose in (4, 20):
         for text, contrast in (("contrast .3–.5", (0.3, 0.5)), ("contrast .08–.35", (0.08, 0.35))):
-            yield f"5–60 px mixed, {text}, {dose} e/px", [mixed(dose, contrast, s) for s in SEEDS]
+            yield f"5–60 px mixed, {text}, {dose} e/px", seeds(mixed, dose, contrast)
     for dose in (4, 20):
-        yield f"30 % touching, {dose} e/px", [touching(dose, s) for s in SEEDS]
+        yield f"30 % touching, {dose} e/px", seeds(touching, dose)
     for diameter in (5, 10, 20, 40, 60):
         for dose in (4, 20):
-            yield f"{diameter} px, {dose} e/px", [one_size(diameter, dose, s) for s in SEEDS]
+            yield f"{diameter} px, {dose} e/px", seeds(one_size, diameter, dose)
 
 
 def fresh(segment: Segmenter) -> Callable[[np.ndarray], np.ndarray]:
