@@ -183,7 +183,8 @@ def runtimes(net: Any, x: Any, threads: int) -> Iterator[tuple[str, Callable[[],
 
     import torch
 
-    from emstream.segment.predict import frozen, working_dtype
+    from emstream.segment.backend import frozen
+    from emstream.segment.predict import working_dtype
 
     torch.set_num_threads(threads)
 

@@ -101,7 +101,7 @@ class Network:
         sizes = halvings(size(image))
         looks = {at: look(at) for at in {sizes[0], sizes[-1]}}
         widest = max(share for _, _, share in looks.values())
-        looks |= {at: look(at) for at in sizes[1:-1] if widest * max(at) >= LARGE}
+        looks |= {at: look(at) for at in sizes[1:-1] if widest * max(at) >= 2 * LARGE}
         return [(looks[at][0].cpu().numpy(), looks[at][1]) for at in sizes if at in looks]
 
     def _particles(
