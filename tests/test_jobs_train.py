@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from emstream import simulate
 from emstream.config import load
 from emstream.errors import BadSettings, JobFailed
+from emstream.jobs import ranks
 from emstream.jobs.ranks import together
 from emstream.jobs.train import Tasks, chosen, usable
 from emstream.learn import LearnOptions, train
@@ -64,6 +66,21 @@ def test_a_group_that_always_fails_ends_with_a_word(two: Any, tmp_path: Path) ->
 
 def test_a_workers_task_runs_on_dask_in_order(two: Any) -> None:
     assert Tasks(two, usable(two))(pow, [(2, 3), (3, 2)]) == [8, 9]
+
+
+def vanishes_once(marker: str, group: Any = None) -> int:
+    if group.rank == 1 and not Path(marker).exists():
+        Path(marker).touch()
+        os._exit(9)
+    return int(group.size)
+
+
+def test_a_rank_whose_process_vanishes_does_not_hang_the_group(
+    two: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "LOOK_S", 0.2)
+    assert together(two, vanishes_once, (str(tmp_path / "tried"),), usable(two)) >= 1
+    assert (tmp_path / "tried").exists()
 
 
 def test_the_daemons_workers_are_never_used() -> None:

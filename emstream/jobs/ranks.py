@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from emstream.errors import JobFailed
 
 log = logging.getLogger("emstream.jobs")
 ATTEMPTS = 3
+LOOK_S = 5.0  # how often it is asked whether the workers are still there: a rank is pinned, and would wait for ever
+MEET_S = 120.0  # as long as a rank of a group that failed may take to notice it, and to make room
 
 
 def together(
@@ -27,14 +30,12 @@ def together(
 
     raises : JobFailed
     """
-    from distributed import wait
-
     problem: BaseException | None = None
     for turn in range(attempts):
         there = [w for w in workers if w in client.scheduler_info(n_workers=-1)["workers"]]
         if not there:
             break
-        host, port = client.submit(_meeting_place, workers=[there[0]], pure=False).result()
+        host, port = client.submit(_meeting_place, workers=[there[0]], pure=False).result(timeout=MEET_S)
         ranks = [
             client.submit(
                 _rank, function, arguments, rank, len(there), host, port, workers=[w], allow_other_workers=False,
@@ -42,17 +43,31 @@ def together(
             )
             for rank, w in enumerate(there)
         ]  # fmt: skip
-        done = wait(ranks, return_when="FIRST_COMPLETED").done
-        if not any(f.status == "error" for f in done):
-            wait(ranks)
-        problem = next((f.exception() for f in ranks if f.status == "error"), None)
-        if problem is None and all(f.status == "finished" for f in ranks):
+        problem = _ended(client, ranks, there)
+        if problem is None:
             return ranks[0].result()
         if isinstance(problem, KeyboardInterrupt):
             raise problem
         client.cancel(ranks, force=True)
         log.warning("training group begins again", extra={"attempt": turn + 1, "problem": repr(problem)})
     raise JobFailed(f"no training group of {len(workers)} lived to its end: {problem!r}", "see the workers' logs")
+
+
+def _ended(client: Any, ranks: Sequence[Any], workers: Sequence[str]) -> BaseException | None:
+    """Wait until every rank has ended well (None), or one has not: what it raised, or that its worker is gone."""
+    from distributed import wait
+
+    while True:
+        failed = [f for f in ranks if f.status not in ("pending", "finished")]
+        if failed:
+            return failed[0].exception() if failed[0].status == "error" else JobFailed(f"a rank was {failed[0].status}")
+        if all(f.status == "finished" for f in ranks):
+            return None
+        gone = set(workers) - set(client.scheduler_info(n_workers=-1)["workers"])
+        if gone:
+            return JobFailed(f"workers are gone: {', '.join(sorted(gone))}")
+        with contextlib.suppress(TimeoutError):
+            wait([f for f in ranks if f.status == "pending"], timeout=LOOK_S, return_when="FIRST_COMPLETED")
 
 
 def _meeting_place() -> tuple[str, int]:
