@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rank_work import trained_together, vanishes_once
 
 from emstream import simulate
 from emstream.config import load
@@ -30,26 +30,6 @@ def two() -> Iterator[Any]:
         yield c
 
 
-def trained_together(marker: str, group: Any = None) -> tuple[int, float, list[float], float]:
-    """Thirty steps of y = 3 x on data of its own; the second rank fails at its first try."""
-    import torch
-
-    if group.rank == 1 and not Path(marker).exists():
-        Path(marker).touch()
-        raise OSError("the card fell off the bus")
-    torch.manual_seed(0)
-    net = torch.nn.Linear(1, 1, bias=False)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.2)
-    rng = np.random.default_rng(group.rank)
-    for _ in range(30):
-        x = torch.from_numpy(rng.normal(size=(16, 1)).astype(np.float32))
-        optimizer.zero_grad()
-        torch.autograd.backward(((net(x) - 3 * x) ** 2).mean())
-        group.average(net)
-        optimizer.step()
-    return group.size, float(net.weight.detach()), [group.agree(group.rank / 2)], float(group.first)
-
-
 def test_two_ranks_train_one_network_and_begin_again_together_when_one_fails(two: Any, tmp_path: Path) -> None:
     size, weight, agreed, first = together(two, trained_together, (str(tmp_path / "tried"),), usable(two))
     assert (tmp_path / "tried").exists()
@@ -66,13 +46,6 @@ def test_a_group_that_always_fails_ends_with_a_word(two: Any, tmp_path: Path) ->
 
 def test_a_workers_task_runs_on_dask_in_order(two: Any) -> None:
     assert Tasks(two, usable(two))(pow, [(2, 3), (3, 2)]) == [8, 9]
-
-
-def vanishes_once(marker: str, group: Any = None) -> int:
-    if group.rank == 1 and not Path(marker).exists():
-        Path(marker).touch()
-        os._exit(9)
-    return int(group.size)
 
 
 def test_a_rank_whose_process_vanishes_does_not_hang_the_group(
