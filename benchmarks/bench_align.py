@@ -184,12 +184,12 @@ def speed() -> None:
     for n in (512, 1024, 2048, 4096):
         scene = simulated(4, 5, shape=(n, n), dose=8.0, dtype="uint8")
         frames, state, took = list(scene.frames()), align.start((n, n), np.uint8), []
-        for i in range(60):
+        for i in range(140):
             begin = time.perf_counter()
             state, e = align.follow(state, frames[i % 4])
             align.move(frames[i % 4], e.shift)
             took.append(time.perf_counter() - begin)
-        print(f"| {n}² | {40 / sum(took[20:]):.0f} |", flush=True)
+        print(f"| {n}² | {120 / sum(took[20:]):.0f} |", flush=True)
 
 
 if __name__ == "__main__":

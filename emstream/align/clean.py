@@ -76,7 +76,7 @@ def coarsen(x: Array, grid: Grid) -> Array:
     if grid.parts == 1:
         return x
     fft, (gy, gx) = fft_namespace(grid.xp), grid.shape
-    full = fft.rfft2(x)[:, : gx // 2 + 1]
+    full = fft.fft(fft.rfft(x, axis=1)[:, : gx // 2 + 1], axis=0)
     kept = grid.xp.concatenate([full[: (gy + 1) // 2], full[full.shape[0] - gy // 2 :]])
     to_middle = (grid.parts - 1) / 2 / grid.parts  # cells from a cell's first part to its middle
     kept *= ramp(grid.fy, to_middle, grid.xp)[:, None] * ramp(grid.fx, to_middle, grid.xp)
@@ -161,7 +161,7 @@ def _corrected(pixels: Array, c: Cleaner, xp: Any) -> Any:
 def _learn(c: Cleaner, pixels: Array, grid: Grid) -> Cleaner:
     """Add the frame to the detector's running sum; look for defects at 1, 2, 4, 8, 16 frames, then every 32."""
     xp, seen = grid.xp, c.seen + 1
-    every = max(1, pixels.size >> 19)  # large frames are summed more rarely once the first 16 are in
+    every = max(1, pixels.size >> 18)  # large frames are summed more rarely once the first 16 are in
     if seen > 16 and seen % every:
         return replace(c, seen=seen)
     total = pixels.astype(xp.float32) if c.total is None else c.total + pixels
