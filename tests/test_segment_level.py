@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from emstream.segment.level import at_one_level
+from emstream.segment.listed import listed
 
 
 def scene(noise: float, second: float = 1.0, radius: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +26,8 @@ def widened(truth: np.ndarray, px: int = 3) -> np.ndarray:
 
 
 def outlined(image: np.ndarray, labels: np.ndarray, **more: tuple[int, int, int, int]) -> np.ndarray:
-    found, foreground = at_one_level(labels, (labels > 0).astype(np.float32), image, 0.6, **more)
+    particles, foreground = at_one_level(listed(labels), (labels > 0).astype(np.float32), image, 0.6, **more)
+    found = particles.picture()
     assert np.array_equal(found > 0, foreground > 0.6)
     return found
 

@@ -24,6 +24,7 @@ from emstream.simulate.detector import poisson
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 BANK = 160  # procedural scenes at hand; with each batch one is drawn anew at a probability of FRESH
 FRESH = 0.25
+MOST = 300  # particles in a simulated frame
 EMPTY = 0.15  # share of simulated frames that show nothing but film: a network finds particles in noise otherwise
 STRETCH = 0.1  # rms of the logarithm of a crop's aspect ratio
 UNCOVERED = 0.15  # share of crops with an uncovered border
@@ -143,13 +144,13 @@ class Crops:
 
 def simulated(rng: np.random.Generator, side: int) -> drawn.Scene | None:
     """A frame of the simulated microscope before its exposure; None when the particles that were drawn do not fit."""
-    small = float(np.exp(rng.uniform(np.log(4.5), np.log(25))))
+    small = float(np.exp(rng.uniform(np.log(3.5), np.log(22))))
     large = min(small * float(np.exp(rng.uniform(0.2, 2.6))), 80.0)
     low = float(rng.uniform(0.08, 0.35))
     empty = rng.random() < EMPTY
     settings: dict[str, Any] = dict(
         shape=(side, side),
-        particles=0 if empty else int(rng.uniform(0.02, 0.25) * side**2 / (small * large)) + 1,
+        particles=0 if empty else min(MOST, int(rng.uniform(0.02, 0.25) * side**2 / (small * large)) + 1),
         diameter=(small, large),
         contrast=(low, low + float(rng.uniform(0.05, 0.2))),
         polarity="dark" if rng.random() < 0.65 else "bright",

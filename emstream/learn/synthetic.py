@@ -39,11 +39,12 @@ class Scene:
     look: Look
 
     def expose(self, rng: Rng) -> np.ndarray:
-        """(y, x) float32 e/px: Poisson noise, correlated by the camera's point spread in some frames."""
+        """(y, x) float32 e/px: Poisson noise, correlated by the camera's point spread in some frames, widely in a few."""
         low, high = max(self.look.dose[0], self.least_dose), self.look.dose[1]
         image = poisson(_log_uniform(rng, (min(low, high), high)) * np.maximum(self.base, 0.01), rng)
-        if rng.random() < 0.4:
-            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.0))
+        blurred = rng.random()
+        if blurred < 0.45:
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*((0.4, 1.0) if blurred < 0.37 else (1.0, 3.0))))
         return image
 
 

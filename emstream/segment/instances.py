@@ -7,6 +7,7 @@ import numpy as np
 
 from emstream.messages import PixelSize, Rect
 from emstream.segment import SegmentOptions
+from emstream.segment.listed import Listed
 
 
 def smallest_area(options: SegmentOptions, pixel_size_nm: PixelSize | None) -> float:
@@ -66,14 +67,19 @@ def grow(foreground: np.ndarray, cores: np.ndarray) -> np.ndarray:
 
 
 def share(whole: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """`shared`, numbered 1…n."""
+    labels = shared(whole, seeds, int(whole.max()))
+    return labels if labels is whole else renumber(labels, np.bincount(labels.ravel()) > 0)
+
+
+def shared(whole: np.ndarray, seeds: np.ndarray, n: int) -> np.ndarray:
     """Take components apart by seeds: each pixel goes to the nearest seed of its own component.
 
-    whole   : (y, x) int32 connected components
+    whole   : (y, x) int32 connected components, up to n
     seeds   : (y, x) int32; pixels of one number are one particle and lie in one component. A component without a seed
               stays one particle.
-    returns : (y, x) int32, 1…n
+    returns : (y, x) int32: the component's number where it has at most one seed, else n + the seed's
     """
-    n = int(whole.max())
     on = np.flatnonzero(seeds)
     owner = np.zeros(int(seeds.max()) + 1, np.int64)  # the component that a seed lies in
     owner[seeds.ravel()[on]] = whole.ravel()[on]
@@ -86,14 +92,15 @@ def share(whole: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     first[owner[:0:-1]] = np.arange(len(owner) - 1, 0, -1)  # for pixels whose nearest seed is another component's
     labels = whole.copy()
     labels.ravel()[inside] = np.where(owner[nearest] == at, nearest, first[at]) + n
-    return renumber(labels, np.bincount(labels.ravel()) > 0)
+    return labels
 
 
-def reach_out(labels: np.ndarray) -> np.ndarray:
-    """Labels that spread by a pixel into the background: what their enlarged edges can cover."""
-    kind = np.uint16 if labels.max(initial=0) < 1 << 16 else np.float32  # cv2 dilates no int32
-    labels = labels.astype(kind)
-    return np.where(labels > 0, labels, cv2.dilate(labels, np.ones((3, 3), np.uint8)))
+def reach_out(labels: Listed) -> np.ndarray:
+    """(y, x) labels that spread by a pixel into the background: what their enlarged edges can cover."""
+    image = labels.picture(np.uint16 if len(labels) < 1 << 16 else np.float32)  # cv2 dilates no int32
+    wide = cv2.dilate(image, np.ones((3, 3), np.uint8))
+    wide.ravel()[labels.at] = labels.label
+    return wide
 
 
 def _nearest(seeds: np.ndarray, on: np.ndarray, inside: np.ndarray) -> np.ndarray:

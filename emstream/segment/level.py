@@ -14,6 +14,7 @@ import numpy as np
 from emstream.messages import Rect
 from emstream.segment.faint import blur
 from emstream.segment.instances import cover
+from emstream.segment.listed import Listed, listed
 from emstream.segment.scales import typical
 
 LARGE = 50.0  # px, typical diameter from which it is tried
@@ -34,30 +35,32 @@ class Level:
 
 
 def at_one_level(
-    labels: np.ndarray, foreground: np.ndarray, image: np.ndarray, threshold: float, valid: Rect | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    labels: Listed, foreground: np.ndarray, image: np.ndarray, threshold: float, valid: Rect | None = None
+) -> tuple[Listed, np.ndarray]:
     """Labels and foreground, with their outlines at the frame's level when it has one; else as they are.
 
-    labels     : (y, x) int32
+    labels     : particles
     foreground : (y, x) float32 0..1, above `threshold` where there are labels
     image      : (y, x) float32, in any unit
     valid      : the covered pixels
     """
-    usual = typical(np.bincount(labels.ravel()))
+    usual = typical(labels.area)
     if usual < LARGE:
         return labels, foreground
-    inside = (labels > 0).view(np.uint8)
+    before = labels.picture()
+    inside = (before > 0).view(np.uint8)
     level = level_of(blur(image, usual / FINE), inside, round(usual / FINE), valid)
     if level is None or level.apart < APART or level.noise < NOISY:
         return labels, foreground
     reach = round(BAND * usual)
     square = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
-    near = labels.astype(np.float32)
-    near = np.where(labels > 0, near, cv2.dilate(near, square)).astype(np.int32)
+    near = before.astype(np.float32)
+    near = np.where(before > 0, near, cv2.dilate(near, square)).astype(np.int32)
     band = cover((near > 0) & (cv2.erode(inside, square) == 0), valid)
     drawn = np.clip(threshold + level.image - 0.5, 0, 1)
     foreground = np.where(band, drawn, foreground).astype(np.float32)
-    return np.where(band, np.where(drawn > threshold, near, 0), labels).astype(np.int32), foreground
+    after = np.where(band, np.where(drawn > threshold, near, 0), before)
+    return listed(after), foreground
 
 
 def level_of(blurred: np.ndarray, inside: np.ndarray, off: int, valid: Rect | None = None) -> Level | None:

@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from emstream.segment.instances import renumber, share
+from emstream.segment.instances import renumber, shared
+from emstream.segment.listed import Listed
+from emstream.segment.mosaic import mosaic
 
 INNER = 0.5  # of the network's depth: pixels at least so deep point well, those at the edge do not
 AGREED, WITHIN = 0.2, 0.5  # of a component's radius, plus px: rms up to which its pixels name one middle
@@ -16,40 +18,64 @@ NEAR = 0.6  # of the radius that two groups of pixels have together: nearer midd
 PART = 0.04  # of the largest particle of a component: what is smaller is no particle of its own
 
 
-def parted(whole: np.ndarray, depth: np.ndarray, way: np.ndarray, split: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def parted(whole: Listed, depth: np.ndarray, way: np.ndarray, split: bool = True) -> tuple[Listed, np.ndarray]:
     """Components -> particles.
 
-    whole   : (y, x) int32, connected components of the foreground
+    whole   : connected components of the foreground
     depth   : (y, x) float32 0..1, the network's distance to the nearest edge or seam
     way     : (2, y, x) float32 px, from each pixel to the middle of its particle
     split   : False leaves the components as they are
-    returns : (y, x) int32, 1…n; a particle never reaches from one component into another. And (n + 1,): how far apart the
-              middles are that its pixels name, rms, in units of its radius: well below .2 for a particle that is seen
-              well; for noise, for a piece of a particle, or for several together, more
+    returns : particles; one never reaches from one component into another. And (n + 1,): how far apart the middles are
+              that its pixels name, rms, in units of its radius: well below .2 for a particle that is seen well; for
+              noise, for a piece of a particle, or for several together, more
     """
-    inner = np.flatnonzero((whole > 0) & (depth > INNER))
+    deep = depth.ravel()[whole.at] > INNER
+    inner, own = whole.at[deep], whole.label[deep]
     y, x = np.divmod(inner, whole.shape[1])
     y, x = y + way[0].ravel()[inner], x + way[1].ravel()[inner]
-    own = whole.ravel()[inner]
-    spread, radius = _spread(own, y, x, np.bincount(whole.ravel()))
+    spread, radius = _spread(own, y, x, whole.area)
     doubtful = spread * radius > AGREED * radius + WITHIN
     if not split or not doubtful.any():
         return whole, spread
-    there = doubtful[own]
-    group = middles(y[there], x[there], whole.shape)
-    labels = share(whole, _seeds(whole, inner[there], own[there], group))
-    return labels, _spread(labels.ravel()[inner], y, x, np.bincount(labels.ravel()))[0]
+    label = whole.label.copy()
+    some = doubtful[whole.label]
+    named = doubtful[own]
+    label[some] = _apart(whole.at[some], whole.label[some], deep[some], y[named], x[named], whole)
+    keep = np.bincount(label) > 0
+    keep[0] = False
+    label = np.cumsum(keep)[label].astype(np.int32)
+    particles = Listed(whole.at, label, whole.shape, np.bincount(label))
+    return particles, _spread(label[deep], y, x, particles.area)[0]
 
 
-def middles(y: np.ndarray, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(n,) places that pixels name -> (n,) int, which middle each of them means, from 0.
+def _apart(
+    at: np.ndarray, own: np.ndarray, deep: np.ndarray, y: np.ndarray, x: np.ndarray, whole: Listed
+) -> np.ndarray:
+    """(k,) labels of the pixels `at` of doubtful components: their component's number, or one above all of those.
+
+    own  : (k,) component
+    deep : (k,) bool, whether the pixel names a middle
+    y, x : (m,) the middles that they name, px
+    """
+    small = mosaic(own, *np.divmod(at, whole.shape[1]), len(whole))
+    place, namer = small.places(own, *np.divmod(at, whole.shape[1])), own[deep]
+    group = middles(y, x, small.places(namer, y, x), small.shape)
+    components = np.zeros(small.shape, np.int32)
+    components.ravel()[place] = own
+    seeds = _seeds(components, place[deep], namer, group)
+    return np.asarray(shared(components, seeds, len(whole)).ravel()[place])
+
+
+def middles(y: np.ndarray, x: np.ndarray, at: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Places that pixels name -> (n,) int, which middle each of them means, from 0.
 
     Places are gathered as a picture; its peaks are middles, and each place belongs to the nearest one. Two middles are
     one when they are nearer than a particle of both groups' pixels is large: a small one may touch a large one, but it
     does not lie within it.
+
+    y, x : (n,) px, in the frame
+    at   : (n,) int64, flat index in a picture of `shape` in which they are gathered
     """
-    at = np.clip(np.rint(y), 0, shape[0] - 1).astype(np.int64) * shape[1]
-    at += np.clip(np.rint(x), 0, shape[1] - 1).astype(np.int64)
     named = np.bincount(at, minlength=shape[0] * shape[1]).astype(np.float32).reshape(shape)
     named = cv2.GaussianBlur(named, (0, 0), BLUR)
     top = (named >= cv2.dilate(named, np.ones((7, 7), np.uint8))) & (named > VOTES / (2 * np.pi * BLUR**2))

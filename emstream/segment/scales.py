@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from emstream.segment.instances import renumber
+from emstream.segment.listed import Listed, listed
 
 LARGE = 16.0  # px, diameter from which a particle may be taken from the coarser of two sizes
 CALM = 0.8  # by how much its pixels must agree better there
@@ -16,27 +17,28 @@ FAINT = ((0.15, 0.85), (0.25, 0.8))  # a particle smaller than so much of the ty
 
 
 def finer(
-    coarse: np.ndarray,
+    coarse: Listed,
     calm: np.ndarray,
-    fine: np.ndarray,
+    fine: Listed,
     restless: np.ndarray,
     foreground: np.ndarray,
     threshold: float,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Listed, np.ndarray]:
     """Each particle from the size at which its pixels agree better about its middle; edges from the finer size.
 
-    coarse, calm   : (y, x) int32 labels at about half the size, and (n + 1,) how far their pixels disagree
+    coarse, calm   : labels at about half the size, and (n + 1,) how far their pixels disagree
     fine, restless : the same of the finer size
     foreground     : (y, x) float32 0..1 of the finer size
-    returns        : (y, x) int32 labels, 1…n, and (n + 1,) how far their pixels disagree
+    returns        : labels, and (n + 1,) how far their pixels disagree
     """
-    large = np.bincount(coarse.ravel()) >= np.pi / 4 * LARGE**2
-    large[0] = False
+    large = coarse.area >= np.pi / 4 * LARGE**2
     if not large.any():
         return fine, restless
-    big = cv2.resize(coarse.astype(np.float32), fine.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int32)
+    small = coarse.picture(np.float32)
+    big = cv2.resize(small, fine.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int32)
     area = np.maximum(np.bincount(big.ravel(), minlength=len(large)), 1)
-    other = np.where(fine > 0, restless.astype(np.float32)[fine], np.float32(MISSING))
+    other = np.full(fine.shape, MISSING, np.float32)
+    other.ravel()[fine.at] = restless.astype(np.float32)[fine.label]
     large &= calm <= CALM * np.bincount(big.ravel(), other.ravel(), minlength=len(large)) / area
     if not large.any():
         return fine, restless
@@ -47,27 +49,27 @@ def finer(
     big = np.where(edge & (foreground > threshold), np.where(big > 0, big, wide), np.where(edge, 0, big)).astype(
         np.int32
     )
-    area = np.bincount(fine.ravel())
-    beside = np.bincount(fine[big > 0], minlength=len(area)) < THERE * area
+    covered = np.bincount(fine.label[big.ravel()[fine.at] > 0], minlength=len(fine.area))
+    beside = covered < THERE * fine.area
     beside[0] = False
     n = int(large.sum())
-    rest = renumber(fine, beside)
+    rest = fine.kept(beside).picture()
     together = np.where(big > 0, big, np.where(rest > 0, rest + n, 0)).astype(np.int32)
-    return together, np.concatenate([[0.0], calm[large], restless[beside]])
+    calm = np.concatenate([[0.0], calm[large], restless[beside]])
+    return listed(together, len(calm) - 1), calm
 
 
-def specks(labels: np.ndarray, area: np.ndarray, foreground: np.ndarray, usual: float) -> np.ndarray:
+def specks(labels: Listed, foreground: np.ndarray, usual: float) -> np.ndarray:
     """(n + 1,) bool, which labels are far smaller than the frame's `usual` diameter (px) and not very sure.
 
-    A network takes the grain of a large particle, or of what is around it, for particles now and then. area : (n + 1,) px
+    A network takes the grain of a large particle, or of what is around it, for particles now and then.
     """
-    d = np.sqrt(4 / np.pi * area)
+    d = np.sqrt(4 / np.pi * labels.area)
     small = d < max(share for share, _ in FAINT) * usual
     small[0] = False
-    faint = np.zeros(len(area), bool)
+    faint = np.zeros(len(d), bool)
     if small.any():
-        at = np.flatnonzero(small[labels])
-        sure = np.bincount(labels.ravel()[at], foreground.ravel()[at], minlength=len(area)) / np.maximum(area, 1)
+        sure = labels.mean(foreground)
         for share, least in FAINT:
             faint |= small & (d < share * usual) & (sure < least)
     return faint
