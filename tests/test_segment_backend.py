@@ -12,9 +12,9 @@ import torch
 from emstream.errors import BadSettings, MissingExtra
 from emstream.segment import SHIPPED, SegmentOptions, backend, load
 from emstream.segment.golden import golden_frames
+from emstream.segment.look import look_at
 from emstream.segment.model import read_model
 from emstream.segment.normalise import normalise
-from emstream.segment.predict import predict
 
 CPU = torch.device("cpu")
 needs_openvino = pytest.mark.skipif(
@@ -24,7 +24,8 @@ needs_openvino = pytest.mark.skipif(
 
 def masks(call: backend.Call, stride: int, device: torch.device = CPU) -> list[np.ndarray]:
     images = [normalise(torch.from_numpy(f.astype(np.float32)).to(device)) for f in golden_frames()[0]]
-    return [predict(call, image, stride, torch.float32)[0] > SegmentOptions().threshold for image in images]
+    threshold = SegmentOptions().threshold
+    return [look_at(call, image, stride, torch.float32, threshold).foreground > threshold for image in images]
 
 
 @needs_openvino

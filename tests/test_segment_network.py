@@ -12,9 +12,10 @@ import torch
 
 from emstream.errors import BadImage, ModelBroken
 from emstream.segment import SHIPPED, SegmentOptions, load
+from emstream.segment.look import predict
 from emstream.segment.model import read_model, write_model
 from emstream.segment.normalise import normalise
-from emstream.segment.predict import Network, predict
+from emstream.segment.predict import Network
 from emstream.segment.unet import UNet, parameters
 
 DEFAULT = SegmentOptions()
@@ -81,9 +82,9 @@ def test_any_size_works_and_keeps_its_shape(network: Network, shape: tuple[int, 
 def test_half_precision_gives_the_mask_of_full_precision() -> None:
     net, _, _ = read_model(SHIPPED / "default")
     images = [normalise(torch.from_numpy(discs(seed, dose=dose)[0].astype(np.float32))) for seed, dose in GOLDEN]
-    full = np.stack([predict(net, x, net.stride, torch.float32)[0] > 0.5 for x in images])
+    full = np.stack([predict(net, x, net.stride, torch.float32)[0] > 0 for x in images])
     net.bfloat16()
-    half = np.stack([predict(net, x, net.stride, torch.bfloat16)[0] > 0.5 for x in images])
+    half = np.stack([predict(net, x, net.stride, torch.bfloat16)[0] > 0 for x in images])
     assert (full & half).sum() / (full | half).sum() >= 0.997
 
 

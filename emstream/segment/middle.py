@@ -22,17 +22,16 @@ def parted(whole: Listed, depth: np.ndarray, way: np.ndarray, split: bool = True
     """Components -> particles.
 
     whole   : connected components of the foreground
-    depth   : (y, x) float32 0..1, the network's distance to the nearest edge or seam
-    way     : (2, y, x) float32 px, from each pixel to the middle of its particle
+    depth   : (k,) float32 0..1 for each of their pixels, the network's distance to the nearest edge or seam
+    way     : (2, k) float32 px, from each of their pixels to the middle of its particle
     split   : False leaves the components as they are
     returns : particles; one never reaches from one component into another. And (n + 1,): how far apart the middles are
               that its pixels name, rms, in units of its radius: well below .2 for a particle that is seen well; for
               noise, for a piece of a particle, or for several together, more
     """
-    deep = depth.ravel()[whole.at] > INNER
-    inner, own = whole.at[deep], whole.label[deep]
-    y, x = np.divmod(inner, whole.shape[1])
-    y, x = y + way[0].ravel()[inner], x + way[1].ravel()[inner]
+    deep = depth > INNER
+    own = whole.label[deep]
+    y, x = (v + w for v, w in zip(np.divmod(whole.at[deep], whole.shape[1]), way[:, deep], strict=True))
     spread, radius = _spread(own, y, x, whole.area)
     doubtful = spread * radius > AGREED * radius + WITHIN
     if not split or not doubtful.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,10 +18,18 @@ def normalise(image: Tensor, valid: Rect | None = None) -> Tensor:
     """
     inside = image if valid is None else image[valid[0] : valid[1], valid[2] : valid[3]]
     step = max(1, int(np.sqrt(inside.numel() / 6000)))
-    ordered = inside[::step, ::step].flatten().sort().values
-    low, high = ordered[int(0.005 * (len(ordered) - 1))], ordered[int(0.995 * (len(ordered) - 1))]
-    inside = inside.clamp(low, high)
-    inside = (inside - inside.mean()) / inside.std().clamp(min=1e-6)
+    some = inside[::step, ::step].flatten()
+    ends = [int(share * (len(some) - 1)) for share in (0.005, 0.995)]
+    if image.device.type == "cpu":  # the same, several times faster than torch
+        low, high = np.partition(some.numpy(), ends)[ends].tolist()
+        inside = inside.clamp(low, high)
+        mean, deviation = (float(v[0, 0]) for v in cv2.meanStdDev(inside.numpy()))
+        inside.sub_(mean).div_(max(deviation, 1e-6))
+    else:
+        low, high = some.sort().values[ends]
+        inside = inside.clamp(low, high)
+        spread, middle = torch.std_mean(inside, correction=0)
+        inside.sub_(middle).div_(spread.clamp(min=1e-6))
     if valid is None:
         return inside
     out = torch.zeros_like(image)

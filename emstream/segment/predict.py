@@ -1,9 +1,10 @@
-"""A frame through the network at several sizes: reduce, normalise, maps, take apart, enlarge; the same on CPU and GPU."""
+"""A frame through the network at several sizes, and its particles put together of all; the same on CPU and GPU."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,26 +21,17 @@ from emstream.segment.classical import segment as segment_classically
 from emstream.segment.evidence import there
 from emstream.segment.instances import components, cover, drop_small, reach_out, smallest_area
 from emstream.segment.level import at_one_level
-from emstream.segment.listed import Listed, components_of, listed
+from emstream.segment.listed import Listed, listed
+from emstream.segment.look import Look, look_at, predict
 from emstream.segment.middle import parted
 from emstream.segment.model import read_model
-from emstream.segment.normalise import normalise, pad, reduce_on_device
+from emstream.segment.normalise import normalise, reduce_on_device
 from emstream.segment.scale import enlarge, reduce, scaled, working_shape
 from emstream.segment.scales import LARGE, finer, specks, typical
-from emstream.segment.unet import FAR
 
 LEAST_PX = 128  # longer side of the smallest size at which a frame is looked at
 SURE = 0.85  # foreground that a particle must reach somewhere
 JUDGED_PX = 256  # longer side at which network and classical method are compared
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """What the network saw at one size, and made of it."""
-
-    seen: np.ndarray  # (y, x) float32, normalised
-    maps: np.ndarray  # (4, y, x) float32: foreground, depth, and the way to the middle
-    whole: Listed  # components of the foreground
 
 
 class Network:
@@ -63,6 +55,8 @@ class Network:
                 if p.ndim == 4:
                     p.data = p.data.contiguous(memory_format=torch.channels_last)
             self.run = backend.frozen(self.net, self.device, self.dtype)
+        # on the CPU two threads look at once; a GPU's recorded graphs write where they wrote before
+        self._turn = threading.Lock() if self.device.type == "cuda" else contextlib.nullcontext()
         self.reset()
 
     def reset(self, polarity: Polarity = "auto") -> None:
@@ -79,10 +73,11 @@ class Network:
             raise BadImage(f"a frame is (y, x) with at least 8 px a side, not {tuple(pixels.shape)}")
         image = self._working_image(pixels)
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
-        looks = self._looks(image, valid, shape)
+        first = self._look(image, valid, shape, size(image))
         xp = array_namespace(pixels)
 
         def particles() -> Labelled:
+            looks = self._looks(image, valid, shape, first)
             labels, foreground = self._particles(looks, shape, valid, pixel_size_nm)
             self._judge(image, foreground, scaled(valid, shape, size(image)))
             return Labelled(xp.asarray(labels), self.name, self.sha256, self._agreement)
@@ -91,29 +86,28 @@ class Network:
 
     def finite(self, pixels: Array) -> bool:
         """Whether the network gives numbers for a frame."""
-        shape = (int(pixels.shape[0]), int(pixels.shape[1]))
-        return bool(np.isfinite(self._looks(self._working_image(pixels), None, shape)[-1].maps).all())
+        return bool(self._predict(normalise(self._working_image(pixels))).isfinite().all())
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         for small in 2 * halvings(working_shape(shape, self.options.long_side_px)):
             self._predict(torch.zeros(small, device=self.device))
 
-    def _looks(self, image: Tensor, valid: Rect | None, shape: tuple[int, int]) -> list[Look]:
-        """What the network saw, and its maps: from the smallest size to the working size, each twice the one before.
+    def _look(self, image: Tensor, valid: Rect | None, shape: tuple[int, int], small: tuple[int, int]) -> Look:
+        seen = normalise(reduce_on_device(image, small), scaled(valid, shape, small))
+        with self._turn:
+            return look_at(self.run, seen, self.net.stride, self.dtype, self.options.threshold)
+
+    def _looks(self, image: Tensor, valid: Rect | None, shape: tuple[int, int], first: Look) -> list[Look]:
+        """What the network sees from the smallest size to the working size, each twice the one before.
 
         The smallest is always looked at, those between only where it or the working size shows something large.
+        first : at the working size
         """
-
-        def look(small: tuple[int, int]) -> Look:
-            seen = normalise(reduce_on_device(image, small), scaled(valid, shape, small))
-            maps = self._predict(seen)
-            return Look(seen.cpu().numpy(), maps, components_of(maps[0] > self.options.threshold))
-
-        sizes = halvings(size(image))
-        looks = {at: look(at) for at in {sizes[0], sizes[-1]}}
+        *sizes, whole = halvings(size(image))
+        looks = {whole: first} | {at: self._look(image, valid, shape, at) for at in sizes[:1]}
         widest = max(largest(seen.whole.area) / max(at) for at, seen in looks.items())
-        looks |= {at: look(at) for at in sizes[1:-1] if widest * max(at) >= 2 * LARGE}
-        return [looks[at] for at in sizes if at in looks]
+        looks |= {at: self._look(image, valid, shape, at) for at in sizes[1:] if widest * max(at) >= 2 * LARGE}
+        return [looks[at] for at in [*sizes, whole] if at in looks]
 
     def _particles(
         self,
@@ -126,21 +120,21 @@ class Network:
         labels, restless, usual = listed(np.zeros((1, 1), np.int32)), np.zeros(1), 0.0
         for look in looks:
             labels, restless = finer(
-                labels, restless, *particles_in(look, self.options), look.maps[0], self.options.threshold
+                labels, restless, *particles_in(look, self.options), look.foreground, self.options.threshold
             )
             usual = max(2 * usual, typical(labels.area))
-            keep = ~specks(labels, look.maps[0], usual)
+            keep = ~specks(labels, look.foreground, usual)
             labels, restless = labels.kept(keep), restless[keep]
         last = looks[-1]
-        foreground = last.maps[0].copy()
+        foreground = last.foreground.copy()
         foreground.ravel()[last.whole.at] = 0
-        inside = last.maps[0].ravel()[labels.at]
+        inside = last.foreground.ravel()[labels.at]
         foreground.ravel()[labels.at] = np.where(inside > self.options.threshold, inside, 1)
         covered = scaled(valid, shape, labels.shape)
         labels, foreground = at_one_level(labels, foreground, last.seen, self.options.threshold, covered)
         return at_full_size(labels, foreground, shape, self.options, valid, pixel_size_nm), foreground
 
-    def _predict(self, image: Tensor) -> np.ndarray:
+    def _predict(self, image: Tensor) -> Tensor:
         return predict(self.run, image, self.net.stride, self.dtype)
 
     def _working_image(self, pixels: Array) -> Tensor:
@@ -195,31 +189,11 @@ def typical_diameter(mask: np.ndarray) -> float:
     return typical(np.bincount(components(mask).ravel()))
 
 
-@torch.inference_mode()
-def predict(net: Callable[[Tensor], Tensor], image: Tensor, stride: int, dtype: torch.dtype) -> np.ndarray:
-    """(y, x) float32 normalised image -> (4, y, x) float32 on the host: foreground, depth, 0..1; (dy, dx) in px."""
-    x = pad(image, stride).to(dtype).contiguous(memory_format=torch.channels_last)
-    maps = planes(net(x)[0, :, : image.shape[0], : image.shape[1]].float())
-    maps[:2].sigmoid_()
-    maps[2:] *= FAR
-    return np.asarray(maps.cpu().numpy())
-
-
-def planes(maps: Tensor) -> Tensor:
-    """(c, y, x) float32, one plane after the other; on the host three times faster than torch where channels come last."""
-    if maps.device.type != "cpu" or maps.is_contiguous():
-        return maps.contiguous()
-    out = np.empty(tuple(maps.shape), np.float32)
-    pixels = maps.permute(1, 2, 0).contiguous().numpy()
-    for k, plane in enumerate(out):
-        cv2.extractChannel(pixels, k, plane)
-    return torch.from_numpy(out)
-
-
 def particles_in(look: Look, options: SegmentOptions) -> tuple[Listed, np.ndarray]:
     """What was seen at one size -> particles, and (n + 1,) how far their pixels disagree."""
-    keep = _sure(look.whole, look.maps[0]) & there(look.whole, look.seen)
-    return parted(look.whole.kept(keep), look.maps[1], look.maps[2:], options.split)
+    keep = _sure(look.whole, look.foreground) & there(look.whole, look.seen)
+    stays = keep[look.whole.label]
+    return parted(look.whole.kept(keep), look.depth[stays], look.way[:, stays], options.split)
 
 
 def at_full_size(
