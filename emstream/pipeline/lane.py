@@ -239,6 +239,12 @@ class Lane:
         """Frames that wait for the branch."""
         return self.kept - self.linked
 
+    @property
+    def lag_s(self) -> float:
+        """How long ago the oldest frame that waits for the branch was whole, s."""
+        _, closed_at = self._waiting.get(self.linked, (math.nan, 0.0))
+        return time.time() - closed_at
+
     def peek(self) -> None:
         """Segment the newest frame before its turn, so that people see what is, not what was."""
         slot = self.kept - 1

@@ -12,6 +12,7 @@ from emstream.pipeline.lane import Lane
 from emstream.source.ahead import ReadAhead
 
 IN_ORDER = 4  # with at most this many frames waiting for the branch, the newest is not worth showing first
+LATE = 0.8  # s; nor while none has waited so long: what is taken out of turn makes all others wait
 
 
 @dataclass(eq=False)
@@ -84,7 +85,7 @@ class Loop:
     def _branch(self) -> None:
         """The newest frame at once when many wait; then the oldest, one by one, until new frames arrive."""
         for lane in self.lanes:
-            if lane.todo > IN_ORDER:
+            if lane.todo > IN_ORDER and lane.lag_s > LATE:
                 lane.peek()
         for lane in self.lanes:
             while lane.todo:
