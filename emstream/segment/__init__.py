@@ -34,7 +34,7 @@ class SegmentOptions:
     min_diameter_nm: float = 0.0  # the same in nm, where the pixel size is known; the stricter one holds
     settle_frames: int = 8  # frames after which the classical method only follows slowly
     backend: Literal["auto", "torch", "openvino"] = "auto"  # auto = openvino where it is installed and there is no GPU
-    judge_every: int = 8  # compare network and classical method each so many frames; 0 = never
+    judge_every: int = 16  # compare network and classical method each so many frames; 0 = never
 
 
 class Segmenter(Protocol):

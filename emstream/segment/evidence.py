@@ -14,7 +14,7 @@ from emstream.segment.faint import blur
 from emstream.segment.listed import Listed
 
 STEEP, SPREAD = 1.9, 2.8  # of the frame's median slope: along a long outline, and more for a short one (1/sqrt(px))
-ENOUGH = 8000  # px for a median
+ENOUGH = 4000  # px for a median
 SCALES = ((2, 1.0), (2, 2.0), (4, 2.0))  # reduced so many times, blurred by so many px of that: 2, 4 and 8 px
 
 
@@ -39,8 +39,9 @@ def there(labels: Listed, image: np.ndarray) -> np.ndarray:
             shape = (max(1, image.shape[1] // by), max(1, image.shape[0] // by))
             small = cv2.resize(half, shape, interpolation=cv2.INTER_AREA)
         steep = slope(blur(small, sigma))
-        step = max(1, int(np.sqrt(steep.size / ENOUGH)))
-        usual = max(float(np.median(steep[::step, ::step])), 1e-9)
+        step = max(1, round(np.sqrt(steep.size / ENOUGH)))
+        some = steep[::step, ::step].ravel()
+        usual = max(float(np.partition(some, len(some) // 2)[len(some) // 2]), 1e-9)  # np.median takes six times longer
         found = steep[np.minimum(y // by, steep.shape[0] - 1), np.minimum(x // by, steep.shape[1] - 1)]
         best = np.maximum(best, np.bincount(at, found, minlength=len(length)) / length / usual)
     return best >= STEEP + SPREAD / np.sqrt(length)
