@@ -17,11 +17,12 @@ from torch import Tensor
 
 from emstream.learn.candidates import candidates
 from emstream.messages import Rect
-from emstream.segment.instances import cover, grow
+from emstream.segment.instances import cover
+from emstream.segment.listed import components_of
+from emstream.segment.middle import parted
 from emstream.segment.normalise import normalise, pad
 from emstream.segment.scale import working_shape
-from emstream.segment.split import cores
-from emstream.segment.unet import UNet
+from emstream.segment.unet import FAR, MAPS, UNet
 
 SIDES = (448, 288, 192)  # px: longer side at which the frame is shown to the network
 MASK = 0.5  # share of the classical mask in the label, where both agree well
@@ -52,7 +53,7 @@ def lesson(
     valid : y0, y1, x0, x1 that both cover
     """
     y0, y1, x0, x1 = valid or (0, image.shape[0], 0, image.shape[1])
-    belief = np.zeros((2, *image.shape), np.float32)
+    belief = np.zeros((MAPS, *image.shape), np.float32)
     belief[:, y0:y1, x0:x1] = believe(net, shown[y0:y1, x0:x1], sides)
     mask = np.zeros(image.shape, bool)
     found = candidates(shown[y0:y1, x0:x1], belief[0, y0:y1, x0:x1])
@@ -62,40 +63,46 @@ def lesson(
     foreground = cover(label > 0.5, valid)
     weight = np.zeros(image.shape, np.float32)
     weight[y0:y1, x0:x1] = 2 * np.abs(label - 0.5)[y0:y1, x0:x1]
-    labels = grow(foreground, cores(foreground, belief[1]))
+    whole = components_of(foreground)
+    depth, *way = belief[1:].reshape(MAPS - 1, -1)[:, whole.at]
+    labels = parted(whole, depth, np.stack(way))[0].picture()
     return Lesson(name, image, labels, weight, (y0, y1, x0, x1), found[0].agreement, found[0].method)
 
 
 @torch.inference_mode()
 def believe(net: UNet, image: np.ndarray, sides: Sequence[int] = SIDES) -> np.ndarray:
-    """(y, x) float32 -> (2, y, x) float32 0..1: foreground and depth, mean over sizes, mirrors and contrasts.
+    """(y, x) float32 -> (4, y, x) float32: foreground and depth, 0..1, way (dy, dx) to the middle, px.
 
-    The depth is that of the largest size alone: it is a distance in px there.
+    The foreground is the mean over sizes, mirrors and contrasts; the others, lengths in px, that of the largest size.
     """
     height, width = image.shape
-    total, depth, n = np.zeros(image.shape, np.float32), None, 0
-    for side in sorted({min(s, max(image.shape)) for s in sides}, reverse=True):
+    total, rest = np.zeros(image.shape, np.float32), np.zeros((MAPS - 1, *image.shape), np.float32)
+    shown = sorted({min(s, max(image.shape)) for s in sides}, reverse=True)
+    for side in shown:
         shape = working_shape((height, width), side)
         small = torch.from_numpy(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA))
-        maps = _views(net, normalise(small))
-        total += cv2.resize(maps[0], (width, height), interpolation=cv2.INTER_LINEAR)
-        n += 1
-        if depth is None:
-            depth = cv2.resize(maps[1], (width, height), interpolation=cv2.INTER_LINEAR)
-    assert depth is not None
-    return np.stack([total / n, depth])
+        maps = [cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in _views(net, normalise(small))]
+        total += maps[0]
+        if side == shown[0]:
+            rest[:] = maps[1:]
+            rest[1] *= height / shape[0]
+            rest[2] *= width / shape[1]
+    return np.concatenate([total[None] / len(shown), rest])
 
 
 def _views(net: UNet, image: Tensor) -> np.ndarray:
-    """(y, x) normalised -> (2, y, x): the mean over the image, its mirrors, and their negatives."""
-    total = torch.zeros((2, *image.shape))
+    """(y, x) normalised -> (4, y, x): the mean over the image, its mirrors, and their negatives; the way in its px."""
+    total = torch.zeros((MAPS, *image.shape))
     for mirror in ((), (0,), (1,), (0, 1)):
         seen = image.flip(mirror)
         for sign in (1, -1):
             with torch.autocast("cpu", torch.bfloat16, enabled=fast()):
                 x = pad(sign * seen, net.stride).contiguous(memory_format=torch.channels_last)
-                maps = net(x)[0, :2, : image.shape[0], : image.shape[1]]
-            total += maps.float().sigmoid().flip([d + 1 for d in mirror])
+                maps = net(x)[0, :, : image.shape[0], : image.shape[1]].float()
+            maps = torch.cat([maps[:2].sigmoid(), maps[2:] * FAR]).flip([d + 1 for d in mirror])
+            for d in mirror:
+                maps[2 + d] *= -1
+            total += maps
     return np.asarray((total / 8).numpy())
 
 

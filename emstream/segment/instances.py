@@ -1,4 +1,4 @@
-"""From maps to numbered particles: label, split by cores, drop what is small or not covered, number without gaps."""
+"""From masks to numbered particles: label, take apart by seeds, drop what is small or not covered, number without gaps."""
 
 from __future__ import annotations
 
@@ -54,22 +54,6 @@ def fill_holes(mask: np.ndarray, largest: float) -> np.ndarray:
     fill[np.unique(edge)] = False
     fill[0] = False
     return mask | fill[outside]
-
-
-def grow(foreground: np.ndarray, cores: np.ndarray) -> np.ndarray:
-    """Take a foreground apart by its cores: each pixel goes to the nearest core of its own component.
-
-    foreground : (y, x) bool
-    cores      : (y, x) bool; one connected blob for each particle. A component without a core stays one particle.
-    returns    : (y, x) int32, 1…n
-    """
-    return share(components(foreground), components(cores & foreground))
-
-
-def share(whole: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """`shared`, numbered 1…n."""
-    labels = shared(whole, seeds, int(whole.max()))
-    return labels if labels is whole else renumber(labels, np.bincount(labels.ravel()) > 0)
 
 
 def shared(whole: np.ndarray, seeds: np.ndarray, n: int) -> np.ndarray:
