@@ -8,7 +8,7 @@ leaky units it has to simplify. Not the default for either reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from emstream.arrays import array_namespace, to_host
 from emstream.errors import BadImage, ModelBroken
 from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import Polarity, SegmentOptions
+from emstream.segment.bases import AtOnce
 from emstream.segment.classical import above, otsu, polarity, with_polarity
 from emstream.segment.instances import components, cover, drop_small, smallest_area
 from emstream.segment.normalise import normalise
@@ -124,7 +125,7 @@ def describe(net: Autoencoder) -> dict[str, Any]:
     return {"kind": "autoencoder", "channels": list(net.channels), "pools": net.pools, "leaky": net.leaky}
 
 
-class Simplifier:
+class Simplifier(AtOnce):
     """An autoencoder as a Segmenter: simplified, cut at Otsu's level, labelled. No state but a series' polarity."""
 
     def __init__(self, net: Autoencoder, name: str, sha256: str, options: SegmentOptions) -> None:
@@ -143,12 +144,6 @@ class Simplifier:
         labels = components(cover(above(simple, level, dark), valid))
         labels = drop_small(labels, smallest_area(self.options, pixel_size_nm))
         return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256)
-
-    def look(
-        self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None
-    ) -> Callable[[], Labelled]:
-        labelled = self(pixels, valid=valid, pixel_size_nm=pixel_size_nm)
-        return lambda: labelled
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         self(np.zeros(shape, dtype))

@@ -7,7 +7,6 @@ independent, so noise and granular film become no particles. Where no threshold 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -17,6 +16,7 @@ from emstream.arrays import array_namespace, to_host
 from emstream.errors import BadImage
 from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import Polarity, SegmentOptions
+from emstream.segment.bases import AtOnce
 from emstream.segment.faint import Faint, blur, labels_of, search
 from emstream.segment.instances import components, drop_small, fill_holes, renumber, smallest_area
 from emstream.segment.scale import enlarge, reduce, working_shape
@@ -43,7 +43,7 @@ class ClassicalState:
     before: np.ndarray | None = field(default=None, compare=False)  # (y, x) bool, faint particles of the frame before
 
 
-class Classical:
+class Classical(AtOnce):
     """The classical method as a Segmenter; its state is one value."""
 
     name = "classical"
@@ -56,12 +56,6 @@ class Classical:
     def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
         labels, self.state = segment(to_host(pixels), self.state, self.used, valid, pixel_size_nm)
         return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256)
-
-    def look(
-        self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None
-    ) -> Callable[[], Labelled]:
-        labelled = self(pixels, valid=valid, pixel_size_nm=pixel_size_nm)
-        return lambda: labelled
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         segment(np.zeros(shape, dtype), ClassicalState(), self.options)

@@ -12,6 +12,7 @@ from emstream.arrays import to_host
 from emstream.errors import EmstreamError
 from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import Polarity, Segmenter
+from emstream.segment.bases import HandsOn
 from emstream.segment.golden import Live, self_test
 from emstream.segment.registry import Registry
 
@@ -20,13 +21,12 @@ LOOK_EVERY_S = 1.0
 WARM = (1024, 1024)
 
 
-class Exchange:
+class Exchange(HandsOn):
     """A Segmenter that hands everything to another one. `offer` may be called from any thread."""
 
     def __init__(self, now: Segmenter) -> None:
-        self._now = now
+        super().__init__(now)
         self._next: tuple[Segmenter, Callable[[], None]] | None = None
-        self._polarity: Polarity = "auto"
         self._lock = threading.Lock()
         self._live: tuple[Array, Rect | None, PixelSize | None, Labelled] | None = None
 
@@ -34,14 +34,6 @@ class Exchange:
     def now(self) -> Segmenter:
         """The one at work."""
         return self._now
-
-    @property
-    def name(self) -> str:
-        return self._now.name
-
-    @property
-    def sha256(self) -> str:
-        return self._now.sha256
 
     def offer(self, other: Segmenter, taken: Callable[[], None] = lambda: None) -> None:
         """From the next frame on, `other` is at work; `taken` is called then, by the loop's thread."""
@@ -57,9 +49,6 @@ class Exchange:
         pixels, valid, pixel_size_nm, labelled = seen
         return Live(pixels, valid, pixel_size_nm, to_host(labelled.labels) > 0)
 
-    def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
-        return self.look(pixels, valid=valid, pixel_size_nm=pixel_size_nm)()
-
     def look(
         self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None
     ) -> Callable[[], Labelled]:
@@ -73,12 +62,8 @@ class Exchange:
 
         return finish
 
-    def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
-        self._now.warm_up(shape, dtype)
-
     def reset(self, polarity: Polarity = "auto") -> None:
-        self._polarity = polarity
-        self._now.reset(polarity)
+        super().reset(polarity)
         self._live = None
 
     def _change(self) -> None:

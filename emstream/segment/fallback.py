@@ -8,13 +8,14 @@ from typing import TypeVar
 
 from emstream import arrays
 from emstream.messages import Array, Labelled, PixelSize, Rect
-from emstream.segment import Polarity, Segmenter
+from emstream.segment import Segmenter
+from emstream.segment.bases import HandsOn
 
 log = logging.getLogger("emstream.segment")
 T = TypeVar("T")
 
 
-class OrCpu:
+class OrCpu(HandsOn):
     """The segmenter of a GPU, or after its memory ran out twice for one frame, the same on the CPU.
 
     on_cpu : makes it; called when it is needed
@@ -24,20 +25,9 @@ class OrCpu:
     def __init__(
         self, on_gpu: Segmenter, on_cpu: Callable[[], Segmenter], tell: Callable[[], None] = lambda: None
     ) -> None:
-        self._now, self._on_cpu, self.tell = on_gpu, on_cpu, tell
+        super().__init__(on_gpu)
+        self._on_cpu, self.tell = on_cpu, tell
         self.fell = False
-        self._polarity: Polarity = "auto"
-
-    @property
-    def name(self) -> str:
-        return self._now.name
-
-    @property
-    def sha256(self) -> str:
-        return self._now.sha256
-
-    def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
-        return self.look(pixels, valid=valid, pixel_size_nm=pixel_size_nm)()
 
     def look(
         self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None
@@ -56,10 +46,6 @@ class OrCpu:
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         self._patiently(lambda: self._now.warm_up(shape, dtype))
-
-    def reset(self, polarity: Polarity = "auto") -> None:
-        self._polarity = polarity
-        self._now.reset(polarity)
 
     def finite(self, pixels: Array) -> bool:
         """Whether the network gives numbers for a frame."""
