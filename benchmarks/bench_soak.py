@@ -1,12 +1,15 @@
 """A week at one frame a second, as fast as it goes, with everything that can happen to a daemon: nothing lost, nothing grows.
 
-    python benchmarks/bench_soak.py --frames 604800 --seed 0        (mounting needs root; folders are renamed otherwise)
+    python benchmarks/bench_soak.py --frames 604800 --seed 0 [--folder KEEP]   (mounting needs root; folders are renamed otherwise)
 
-A camera writes movies that grow (MRC) and, between them, folders of single files; the daemon aligns, stores and segments
-them into one run. Meanwhile it is killed and started again, the store's disk is filled to the last byte, the watched
-folder is unmounted and mounted again, another model is activated. Its resident memory, open files, threads and the time
-that `/metrics` takes are noted every second. At the end every frame must be in the run once, with the pixels that the
-camera wrote. Prints the table of reliability.md; exit code 1 when a frame is lost, doubled or wrong.
+A camera writes movies that grow (MRC) and, between them, folders of single files; the daemon stores them, one run for each
+part of the week: on one of its days everything is done to a frame, on one it is aligned and stored, on five only stored,
+so that a life of many frames is seen. In each part the daemon is killed and started again, the store's disk is filled to
+the last byte, the watched folder is unmounted and mounted again; where labels are made, another model is activated, too.
+Its resident memory, open files, threads and the time that `/metrics` takes are noted all the while. At the end of a part
+every frame must be in the run once, with the pixels that the camera wrote. With --folder the parts that are done are
+remembered there: the same command goes on where it was interrupted, with the part that was under way from its beginning.
+Prints the tables of reliability.md; exit code 1 when a frame is lost, doubled or wrong.
 """
 
 from __future__ import annotations
@@ -14,254 +17,88 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
-import re
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import google_crc32c
 import numpy as np
+from soak_daemon import Daemon
+from soak_world import Camera, Disk, Mount, Places, Scene
 
 from emstream.store.chunks import decode
 from emstream.store.layout import Layout, chunk_name
 
-MOVIE, SINGLES = 8000, 1000  # frames of a movie, then of a folder of single files, when the run is long
-AHEAD = 4000  # frames that the camera is ahead of the daemon
-MODELS = ("classical", "default")
-HEADER = 1024
+PAUSE_S, PATIENCE = 0.1, 3000  # between two looks at what is waited for, and how many of them
+NETWORK = 1500  # frames that the network segments before the classical method is activated again
 
 
-class Scene:
-    """The planted frames: (side, side) uint16, every one with its number in it."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the week."""
 
-    def __init__(self, side: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        y, x = np.mgrid[:side, :side] / side
-        disc = 300 * (np.hypot(y - 0.5, x - 0.45) < 0.16)
-        self._few = rng.poisson(400 + disc, (64, side, side)).astype(np.uint16)
-
-    def frame(self, i: int) -> np.ndarray:
-        image = self._few[i % 64].copy()
-        image[0, :2] = i >> 16, i & 0xFFFF
-        return image
-
-    def checksum(self, i: int) -> int:
-        return int(google_crc32c.value(self.frame(i).tobytes()))
+    days: int
+    options: tuple[str, ...]
+    segmented: bool = False
 
 
-def place(i: int) -> tuple[str, int]:
-    """The file of a planted frame, relative to the watched folder, and its index in it."""
-    block, k = divmod(i, MOVIE + SINGLES)
-    return (f"{block:04d}_movie.mrc", k) if k < MOVIE else (f"{block:04d}_single/f_{k - MOVIE:05d}.npy", 0)
-
-
-def risen(values: list[float]) -> float:
-    """How far a number's lowest value rose from the first fifth of a time to the last: a group under way holds files open."""
-    fifth = max(1, len(values) // 5)
-    return float(min(values[-fifth:]) - min(values[:fifth]))
-
-
-class Camera(threading.Thread):
-    """Writes the frames, never more than AHEAD before the daemon; movies grow, single files are renamed into place."""
-
-    def __init__(self, scene: Scene, folder: Path, frames: int) -> None:
-        super().__init__(daemon=True, name="camera")
-        self.scene, self.folder, self.frames = scene, folder, frames
-        self.written = self.stored = 0
-        self.stop = threading.Event()
-
-    def run(self) -> None:
-        movie = None
-        for i in range(self.frames):
-            while i >= self.stored + AHEAD:
-                if self.stop.wait(0.02):
-                    return
-            name, k = place(i)
-            path = self.folder / name
-            pixels = self.scene.frame(i)
-            if name.endswith(".mrc"):
-                if k == 0:
-                    movie = path.open("wb")
-                    movie.write(_mrc_header(pixels.shape))
-                assert movie is not None
-                movie.write(pixels.tobytes())
-                if k % 50 == 49 or i == self.frames - 1 or k == MOVIE - 1:
-                    movie.flush()
-            else:
-                path.parent.mkdir(exist_ok=True)
-                np.save(path.with_name(f".{path.name}"), pixels)
-                path.with_name(f".{path.name}").rename(path)
-            self.written = i + 1
-        if movie is not None:
-            movie.close()
-
-
-def _mrc_header(shape: tuple[int, ...]) -> bytes:
-    """A header of a movie whose length its writer does not know yet."""
-    head = np.zeros(HEADER // 4, "<i4")
-    head[:4] = shape[1], shape[0], 0, 6
-    head[7:10] = shape[1], shape[0], 1
-    head[10:13] = np.array([5.0 * shape[1], 5.0 * shape[0], 5.0], "<f4").view("<i4")
-    head[16:19] = 1, 2, 3
-    head[52] = int.from_bytes(b"MAP ", "little")
-    head[53] = 0x00004144
-    return head.tobytes()
-
-
-class Daemon:
-    """`emstream live` as a process, and what the system and `/metrics` say of it."""
-
-    def __init__(self, source: Path, out: Path, log: Path, options: list[str]) -> None:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        command = [
-            sys.executable,
-            "-m",
-            "emstream",
-            "live",
-            source,
-            out,
-            "--http",
-            f"127.0.0.1:{self.port}",
-            "--name",
-            "week",
-        ]
-        command += ["--set", "source.group=all", "--set", "view.token=secret", *options]
-        self.began = time.monotonic()
-        with log.open("ab") as err:
-            self.process = subprocess.Popen([str(c) for c in command], stdout=err, stderr=err)
-
-    def get(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, ""
-        except OSError:
-            return 0, ""
-
-    def sample(self) -> dict[str, float] | None:
-        """None while it does not answer."""
-        began = time.perf_counter()
-        code, text = self.get("/metrics")
-        took = time.perf_counter() - began
-        if code != 200:
-            return None
-        values = {"metrics_ms": 1e3 * took}
-        for name in ("committed", "segmented"):
-            found = re.search(rf'frames_total{{state="{name}"}} ([0-9.e+]+)', text)
-            values[name] = float(found[1]) if found else 0.0
-        for name in ("watch_up", "store_up"):
-            found = re.search(rf"^emstream_{name} ([0-9.]+)", text, re.MULTILINE)
-            values[name] = float(found[1]) if found else 1.0
-        try:
-            status = Path(f"/proc/{self.process.pid}/status").read_text()
-            values["rss"] = 1024.0 * int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
-            values["threads"] = float(re.search(r"Threads:\s+(\d+)", status)[1])  # type: ignore[index]
-            values["files"] = float(len(os.listdir(f"/proc/{self.process.pid}/fd")))
-        except (OSError, TypeError):
-            return None
-        return values
-
-
-class Disk:
-    """The store's file system, small and in memory where it can be mounted; `fill` takes what is free."""
-
-    def __init__(self, folder: Path, megabytes: int) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self.mounted = _mount("-t", "tmpfs", "-o", f"size={megabytes}m,nr_inodes=0", "none", str(folder))
-
-    def fill(self) -> None:
-        with contextlib.suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 20))
-
-    def empty(self) -> None:
-        (self.folder / "ballast").unlink(missing_ok=True)
-
-    def close(self) -> None:
-        if self.mounted:
-            subprocess.run(["umount", "-l", str(self.folder)], check=False)
-
-
-class Mount:
-    """The watched folder, which can go away and come back: a bind mount, or a folder that is renamed."""
-
-    def __init__(self, real: Path, seen: Path) -> None:
-        self.real, self.seen = real, seen
-        real.mkdir()
-        seen.mkdir()
-        self.bound = _mount("--bind", str(real), str(seen))
-        if not self.bound:
-            seen.rmdir()
-            seen.symlink_to(real)
-
-    def away(self) -> None:
-        if self.bound:
-            subprocess.run(["umount", "-l", str(self.seen)], check=True)
-        else:
-            self.seen.unlink()
-
-    def back(self) -> None:
-        if self.bound:
-            _mount("--bind", str(self.real), str(self.seen))
-        else:
-            self.seen.symlink_to(self.real)
-
-
-def _mount(*args: str) -> bool:
-    try:
-        return subprocess.run(["mount", *args], capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False
+PARTS = {
+    "everything": Part(1, (), True),
+    "aligned": Part(1, ("--set=segment.enabled=false",)),
+    "stored": Part(5, ("--set=segment.enabled=false", "--set=align.enabled=false")),
+}
 
 
 class Soak:
-    """The daemon's lives, what happens to them, and the samples."""
+    """One part: the daemon's lives, what happens to them, and the samples."""
 
-    def __init__(self, folder: Path, given: argparse.Namespace) -> None:
-        self.given, self.rng = given, random.Random(given.seed)
-        self.folder, self.scene = folder, Scene(given.side, given.seed)
-        self.disk = Disk(folder / "disk", given.disk_mb)
+    def __init__(self, folder: Path, name: str, frames: int, seed: int, given: argparse.Namespace) -> None:
+        self.name, self.part, self.frames, self.given = name, PARTS[name], frames, given
+        self.rng = random.Random(seed)
+        self.scene, self.places = Scene(given.side, seed), Places(given.movie, given.singles)
+        megabytes = given.disk_mb or 64 + frames * (14 if self.part.segmented else 8) // 1024
+        self.disk = Disk(folder / "disk", megabytes)
         self.mount = Mount(folder / "real", folder / "camera")
         self.out, self.log = self.disk.folder / "runs", folder / "log"
-        self.camera = Camera(self.scene, folder / "real", given.frames)
+        self.camera = Camera(self.scene, self.places, folder / "real", frames)
         self.samples: list[dict[str, float]] = []
-        self.life, self.before, self.model = 0, 0, 0
+        self.life, self.before = 0, 0
         self.restarts: list[float] = []
         self.done = {"kill": 0, "full disk": 0, "unmount": 0, "model": 0}
         self.daemon: Daemon | None = None
-        self.segmented = not any(s.replace(" ", "") == "segment.enabled=false" for s in given.set)
+        self.out.mkdir()
+        if self.part.segmented:
+            self.activate("classical")
 
     def events(self) -> list[tuple[int, str]]:
         """(frames stored, what happens then): kills in the first part, so that a long life follows; the rest anywhere."""
-        n, given = self.given.frames, self.given
+        n, given = self.frames, self.given
         found = [(self.rng.uniform(0.01, given.kills_until), "kill") for _ in range(given.kills)]
-        for count, what in ((given.full, "full disk"), (given.unmounts, "unmount"), (given.swaps, "model")):
-            found += [(self.rng.uniform(0.05, 0.95), what) for _ in range(count)]
+        for count, what in ((given.full, "full disk"), (given.unmounts, "unmount")):
+            found += [
+                (self.rng.uniform(0.05, 0.95), what)
+                for _ in range(count if what != "full disk" or self.disk.mounted else 0)
+            ]
+        for at in (self.rng.uniform(0.05, 0.9) for _ in range(given.swaps if self.part.segmented else 0)):
+            found += [(at, "default"), (min(0.97, at + NETWORK / n), "classical")]
         return sorted((int(n * at), what) for at, what in found)
 
+    def activate(self, model: str) -> None:
+        command = [sys.executable, "-m", "emstream", "models", "activate", model, str(self.out)]
+        subprocess.run(command, check=True, capture_output=True)
+
     def begin(self) -> None:
-        options = [f"--set={o}" for o in ("store.low_water_mb=0", "log.level=warning", *self.given.set)]
-        if self.given.model:
-            options += ["--model", self.given.model]
         self.before = self.stored()
-        self.daemon = Daemon(self.folder / "camera", self.out, self.log, options)
+        options = ["--set=store.low_water_mb=0", *self.part.options, *(f"--set={o}" for o in self.given.set)]
+        self.daemon = Daemon(self.mount.seen, self.out, self.log, options)
         self.life += 1
 
     def stored(self) -> int:
@@ -269,16 +106,12 @@ class Soak:
         rows = self.out / ".emstream" / "ledger.sqlite"
         if not rows.is_file():
             return 0
-        db = sqlite3.connect(f"file:{rows}?mode=ro", uri=True, timeout=30)
-        try:
-            found = db.execute(
-                "SELECT coalesce(max(slot) + 1, 0) FROM frames WHERE state IN ('COMMITTED', 'SEGMENTED')"
-            ).fetchone()
-            return int(found[0])
-        except sqlite3.OperationalError:
-            return 0
-        finally:
-            db.close()
+        with contextlib.closing(sqlite3.connect(f"file:{rows}?mode=ro", uri=True, timeout=30)) as db:
+            try:
+                asked = "SELECT coalesce(max(slot) + 1, 0) FROM frames WHERE state IN ('COMMITTED', 'SEGMENTED')"
+                return int(db.execute(asked).fetchone()[0])
+            except sqlite3.OperationalError:
+                return 0
 
     def look(self) -> dict[str, float] | None:
         """One sample."""
@@ -291,27 +124,25 @@ class Soak:
         if sample["committed"] and not any(s["life"] == self.life for s in self.samples[-1:]):
             self.restarts.append(time.monotonic() - self.daemon.began)
         sample |= {"life": self.life, "stored": self.before + sample["committed"], "at": time.monotonic()}
-        self.camera.stored = int(sample["stored"])
+        self.camera.stored(int(sample["stored"]))
         if sample["committed"]:
             self.samples.append(sample)
         return sample
 
-    def until(self, reached: str, value: float, patience_s: float = 120.0) -> None:
-        end = time.monotonic() + patience_s
-        while ((sample := self.look()) is None or sample[reached] != value) and time.monotonic() < end:
-            time.sleep(0.1)
-        assert sample is not None, "the daemon does not answer"
-        assert sample[reached] == value, f"{reached} did not become {value}"
+    def until(self, reached: str, value: float) -> None:
+        """Looks are counted, not seconds: the whole may be stopped for a while."""
+        for _ in range(PATIENCE):
+            if (sample := self.look()) is not None and sample[reached] == value:
+                return
+            time.sleep(PAUSE_S)
+        raise AssertionError(f"{reached} did not become {value}")
 
     def happen(self, what: str) -> None:
         assert self.daemon is not None
-        if what == "model" and not self.segmented:
-            return
         while what != "kill" and ((sample := self.look()) is None or not sample["committed"]):
-            time.sleep(0.1)  # it has only just been started
+            time.sleep(PAUSE_S)  # it has only just been started
         if what == "kill":
-            self.daemon.process.kill()
-            self.daemon.process.wait()
+            self.daemon.kill()
             self.begin()
         elif what == "full disk":
             self.disk.fill()
@@ -323,55 +154,44 @@ class Soak:
             self.until("watch_up", 0.0)
             self.mount.back()
             self.until("watch_up", 1.0)
-        elif what == "model":
-            self.model += 1
-            name = MODELS[self.model % len(MODELS)]
-            command = [sys.executable, "-m", "emstream", "models", "activate", name, str(self.out)]
-            subprocess.run(command, check=True, capture_output=True)
-            end = time.monotonic() + 120
-            while f'emstream_model_info{{name="{name}"' not in self.daemon.get("/metrics")[1]:
-                assert time.monotonic() < end, f"{name} was not taken up"
+        else:
+            self.activate(what)
+            for _ in range(PATIENCE):
+                if f'emstream_model_info{{name="{what}"' in self.daemon.get("/metrics")[1]:
+                    break
                 self.look()
-                time.sleep(0.2)
-        self.done[what] = self.done.get(what, 0) + 1
-        print(f"{what}: {self.camera.stored} frames", file=sys.stderr, flush=True)
+                time.sleep(PAUSE_S)
+            else:
+                raise AssertionError(f"{what} was not taken up")
+        self.done[what if what in self.done else "model"] += 1
+        print(f"{self.name}: {what}", file=sys.stderr, flush=True)
 
     def run(self) -> None:
+        """Until every frame is stored, and segmented where that is to be; the daemon then leaves."""
         self.begin()
         self.camera.start()
-        waiting = [(at, what) for at, what in self.events() if what != "full disk" or self.disk.mounted]
-        told = time.monotonic()
+        waiting, told, began = self.events(), time.monotonic(), time.monotonic()
         while True:
             sample = self.look()
             if sample is not None:
                 while waiting and sample["stored"] >= waiting[0][0]:
                     self.happen(waiting.pop(0)[1])
                     sample = self.look() or sample
-                if sample["stored"] >= self.given.frames and self.all_segmented():
+                if sample["stored"] >= self.frames and not sample["segmentation_backlog_frames"]:
                     break
                 if time.monotonic() - told > 30:
                     told = time.monotonic()
                     print(json.dumps({k: round(v, 2) for k, v in sample.items()}), file=sys.stderr, flush=True)
-            if self.given.minutes and time.monotonic() - self.started > 60 * self.given.minutes:
-                self.given.frames = self.camera.frames = self.camera.written  # what there is, is finished
-                self.camera.stop.set()
-                self.given.minutes = 0
+            if self.given.minutes and time.monotonic() - began > 60 * self.given.minutes:
+                self.frames = self.camera.stop()  # what there is, is finished
             time.sleep(self.given.every)
         assert self.daemon is not None
-        self.daemon.process.send_signal(signal.SIGTERM)
-        assert self.daemon.process.wait(600) == 0
-
-    started = time.monotonic()
-
-    def all_segmented(self) -> bool:
-        code, text = self.daemon.get("/metrics")  # type: ignore[union-attr]
-        found = re.search(r"segmentation_backlog_frames ([0-9.e+]+)", text)
-        return code == 200 and found is not None and float(found[1]) == 0
+        self.daemon.finish()
 
     def verify(self) -> dict[str, int]:
         """Every planted frame against the ledger and the chunks."""
-        n, side = self.given.frames, self.given.side
-        planted = {place(i): i for i in range(n)}
+        n, side = self.frames, self.given.side
+        planted = {self.places.of(i): i for i in range(n)}
         layout = Layout((side, side), "uint16")
         compressor = layout.compressor_of("0")
         found: Counter[tuple[str, int]] = Counter()
@@ -382,7 +202,7 @@ class Soak:
             )
             for path, sub, slot, checksum, *shift, state, model in rows:
                 found[path, sub] += 1
-                unsegmented += state != "SEGMENTED"
+                unsegmented += self.part.segmented and state != "SEGMENTED"
                 models |= {model} if model else set()
                 i = planted.get((path, sub))
                 if i is None or checksum != self.scene.checksum(i):
@@ -393,27 +213,23 @@ class Soak:
                 dy, dx = (int(np.floor(s + 0.5)) for s in shift)
                 inside = (slice(max(0, dy), side + min(0, dy)), slice(max(0, dx), side + min(0, dx)))
                 wrong += not np.array_equal(np.roll(self.scene.frame(i), (dy, dx), (0, 1))[inside], stored[inside])
+        lost, doubled = len(planted.keys() - found.keys()), sum(found.values()) - len(found)
         return {
-            "frames": sum(found.values()),
-            "lost": len(planted.keys() - found.keys()),
-            "doubled": sum(found.values()) - len(found),
-            "wrong": wrong,
-            "unsegmented": unsegmented if self.segmented else 0,
-            "models": len(models),
-        }
+            "frames": sum(found.values()), "lost": lost, "doubled": doubled, "wrong": wrong,
+            "unsegmented": unsegmented, "models": len(models),
+        }  # fmt: skip
 
     def growth(self) -> dict[str, float]:
         """Bytes of resident memory a frame in the longest life, after its first fifth, by least squares; and the rest."""
-        lives = {s["life"] for s in self.samples}
-        longest = max(lives, key=lambda k: sum(s["life"] == k for s in self.samples))
-        rows = [s for s in self.samples if s["life"] == longest]
+        lives = Counter(s["life"] for s in self.samples)
+        rows = [s for s in self.samples if s["life"] == lives.most_common(1)[0][0]]
         first, last = rows[0]["stored"], rows[-1]["stored"]
         late = [s for s in rows if s["stored"] >= first + (last - first) / 5]
         x, y = (np.array([s[k] for s in late]) for k in ("stored", "rss"))
         ms = np.array([s["metrics_ms"] for s in self.samples])
         return {
             "frames of the longest life": last - first,
-            "rss first MB": y[0] / 1e6,
+            "rss MB": y[0] / 1e6,
             "rss last MB": y[-1] / 1e6,
             "bytes a frame": float(np.polyfit(x, y, 1)[0]) if len(x) > 2 else float("nan"),
             "files": float(np.median([s["files"] for s in late])),
@@ -422,70 +238,108 @@ class Soak:
             "threads more": risen([s["threads"] for s in late]),
             "/metrics p50 ms": float(np.percentile(ms, 50)),
             "/metrics p99 ms": float(np.percentile(ms, 99)),
-            "restart to first frame, most s": max(self.restarts),
+            "restart median s": float(np.median(self.restarts)),
         }
 
     def close(self) -> None:
         if self.daemon is not None and self.daemon.process.poll() is None:
-            self.daemon.process.kill()
-            self.daemon.process.wait()
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            self.mount.away()
+            self.daemon.kill()
+        self.camera.stop()
+        self.mount.close()
         self.disk.close()
 
 
-@contextlib.contextmanager
-def scratch(where: Path | None) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="emstream-soak-", dir=where))
+def risen(values: list[float]) -> float:
+    """How far a number's lowest value rose from the first fifth of a time to the last: a group under way holds files open."""
+    fifth = max(1, len(values) // 5)
+    return float(min(values[-fifth:]) - min(values[:fifth]))
+
+
+def live_through(folder: Path, name: str, frames: int, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    """One part, from its beginning, in a folder of its own that is gone afterwards: what happened, was found, grew."""
+    folder.mkdir()
+    soak = Soak(folder, name, frames, seed, given)
+    began = time.monotonic()
     try:
-        yield folder
+        soak.run()
+        seconds = time.monotonic() - began
+        found = soak.verify()
+    except BaseException:
+        print(soak.log.read_text()[-4000:] if soak.log.exists() else "", file=sys.stderr)
+        raise
     finally:
+        if given.samples is not None and soak.samples:
+            names = list(soak.samples[0])
+            lines = [",".join(names), *(",".join(f"{s[k]:.3f}" for k in names) for s in soak.samples)]
+            given.samples.with_stem(f"{given.samples.stem}_{name.replace(' ', '_')}").write_text(
+                "\n".join(lines) + "\n"
+            )
+        soak.close()
         shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "asked": soak.frames,
+        "done": {"seconds": round(seconds), **soak.done},
+        "found": found,
+        "grown": soak.growth(),
+    }
+
+
+def table(results: dict[str, dict[str, Any]], which: str) -> str:
+    """One row for each part."""
+    columns = list(next(iter(results.values()))[which])
+    lines = ["| part | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, result in results.items():
+        told = (f"{v:.4g}" if isinstance(v, float) and v < 1e4 else str(int(v)) for v in result[which].values())
+        lines.append(f"| {name} | " + " | ".join(told) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     ask = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    ask.add_argument("--frames", type=int, default=604_800)
+    ask.add_argument("--frames", type=int, default=604_800, help="of the parts together")
+    ask.add_argument("--parts", default="", help="of these alone: beginnings of their names, comma separated")
+    ask.add_argument("--folder", type=Path, default=None, help="where to remember the parts that are done")
     ask.add_argument("--side", type=int, default=32)
     ask.add_argument("--seed", type=int, default=0)
-    ask.add_argument("--kills", type=int, default=40)
+    ask.add_argument("--kills", type=int, default=20, help="in each part, as the three that follow")
     ask.add_argument("--kills-until", type=float, default=0.35, help="the part of the frames in which kills come")
-    ask.add_argument("--full", type=int, default=6, help="times that the disk is filled")
-    ask.add_argument("--unmounts", type=int, default=6)
-    ask.add_argument("--swaps", type=int, default=6, help="times that another model is activated")
-    ask.add_argument("--model", default="")
+    ask.add_argument("--full", type=int, default=3, help="times that the disk is filled")
+    ask.add_argument("--unmounts", type=int, default=3)
+    ask.add_argument(
+        "--swaps", type=int, default=3, help="times that the network is activated, and the classical method again"
+    )
     ask.add_argument("--set", action="append", default=[], help="a setting of the daemon")
-    ask.add_argument("--disk-mb", type=int, default=8192)
+    ask.add_argument("--disk-mb", type=int, default=0, help="of the store's disk; 0 = as much as the part needs")
     ask.add_argument("--every", type=float, default=1.0, help="seconds between two samples")
-    ask.add_argument("--minutes", type=float, default=0.0, help="stop after so long, with the frames that there are")
-    ask.add_argument("--where", type=Path, default=None)
-    ask.add_argument("--samples", type=Path, default=None, help="a CSV of all samples")
-    ask.add_argument("--movie", type=int, default=MOVIE, help="frames of a movie")
-    ask.add_argument("--singles", type=int, default=SINGLES, help="single files after each movie")
+    ask.add_argument(
+        "--minutes", type=float, default=0.0, help="stop each part after so long, with the frames that there are"
+    )
+    ask.add_argument("--samples", type=Path, default=None, help="a CSV of all samples, for each part")
+    ask.add_argument("--movie", type=int, default=8000, help="frames of a movie")
+    ask.add_argument("--singles", type=int, default=1000, help="single files after each movie")
     given = ask.parse_args()
-    globals().update(MOVIE=given.movie, SINGLES=given.singles)
-    with scratch(given.where) as folder:
-        soak = Soak(folder, given)
-        began = time.monotonic()
-        try:
-            soak.run()
-            seconds = time.monotonic() - began
-            found = soak.verify()
-        except BaseException:
-            print(soak.log.read_text()[-4000:] if soak.log.exists() else "", file=sys.stderr)
-            raise
-        finally:
-            if given.samples is not None and soak.samples:
-                names = list(soak.samples[0])
-                lines = [",".join(names), *(",".join(f"{s[k]:.3f}" for k in names) for s in soak.samples)]
-                given.samples.write_text("\n".join(lines) + "\n")
-            soak.close()
-        grown = soak.growth()
-        for table in ({"seconds": seconds, **soak.done}, found, grown):
-            print("| " + " | ".join(table) + " |\n" + "|---" * len(table) + "|")
-            print("| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in table.values()) + " |\n")
-    wrong = any(found[k] for k in ("lost", "doubled", "wrong", "unsegmented")) or found["frames"] != given.frames
-    return int(wrong or grown["files more"] > 8 or grown["threads more"] > 2)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    chosen = {k: v for k, v in PARTS.items() if k.startswith(tuple(given.parts.split(",")))}
+    days = sum(part.days for part in chosen.values())
+    with contextlib.ExitStack() as stack:
+        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emstream-soak-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder / "done.json"
+        results = json.loads(kept.read_text()) if kept.exists() else {}
+        for k, (name, part) in enumerate(chosen.items()):
+            if name not in results:
+                place = Path(tempfile.mkdtemp(prefix="part-", dir=folder)) / "part"
+                results[name] = live_through(place, name, given.frames * part.days // days, given.seed + k, given)
+                place.parent.rmdir()
+                kept.write_text(json.dumps(results))
+                print(f"{name}: {json.dumps(results[name])}", file=sys.stderr, flush=True)
+    for which in ("done", "found", "grown"):
+        print(table(results, which))
+    bad = [
+        any(r["found"][k] for k in ("lost", "doubled", "wrong", "unsegmented")) or r["found"]["frames"] != r["asked"]
+        or r["grown"]["files more"] > 8 or r["grown"]["threads more"] > 2 for r in results.values()
+    ]  # fmt: skip
+    return int(any(bad))
 
 
 if __name__ == "__main__":

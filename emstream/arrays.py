@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -169,8 +168,3 @@ def free_unused() -> None:
         modules["cupy"].get_default_memory_pool().free_all_blocks()
     if "torch" in modules and modules["torch"].cuda.is_available():
         modules["torch"].cuda.empty_cache()
-
-
-def nbytes(arrays: Sequence[Array]) -> int:
-    """Bytes that the arrays hold."""
-    return sum(int(a.nbytes) for a in arrays)

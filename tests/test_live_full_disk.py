@@ -71,14 +71,14 @@ def test_a_full_disk_pauses_the_daemon_and_costs_no_frame(
         daemon.wait(lambda: daemon.get("/readyz")[0] == 503)
         daemon.wait(lambda: status()["state"] == "paused")
         assert any("nothing can be written" in str(w) for w in status()["warnings"])  # type: ignore[attr-defined]
-        assert "emstream_store_up 0.0" in daemon.get("/metrics")[1]
+        daemon.wait(lambda: "emstream_store_up 0.0" in daemon.get("/metrics")[1])
         assert daemon.committed() < FRAMES
         stored = Run(small_disk / "runs" / "camera.zarr")
         assert np.array_equal(stored.frames.compute(), [movie.frame(i) for i in range(stored.n)])  # readers go on
         ballast.unlink()
         daemon.wait(lambda: daemon.committed() == FRAMES)
         daemon.wait(lambda: daemon.get("/readyz")[0] == 200)
-        assert "emstream_store_up 1.0" in daemon.get("/metrics")[1]
+        daemon.wait(lambda: "emstream_store_up 1.0" in daemon.get("/metrics")[1])
         code, _, err = daemon.end()
     finally:
         daemon.process.kill()

@@ -64,7 +64,7 @@ def test_models_are_exchanged_between_two_frames_and_a_broken_one_is_refused(
         Registry(out).activate(Registry(out).find("cut"))  # looks well until somebody loads it
         daemon.wait(lambda: any("cut" in w for w in status(daemon)["warnings"]))
         assert status(daemon)["model"] == "Au"
-        assert 'emstream_model_swaps_total{result="refused"} 1.0' in daemon.get("/metrics")[1]
+        daemon.wait(lambda: 'emstream_model_swaps_total{result="refused"} 1.0' in daemon.get("/metrics")[1])
         assert next(r["state"] for r in desk.table(out) if r["name"] == "cut").startswith("active, refused: ")
 
         desk.activate("classical", out, SegmentOptions())

@@ -24,6 +24,7 @@ from emstream.view.judge import PIECES, State, period, silence, step
 from emstream.view.latest import Latest
 from emstream.view.routes import Routes
 from emstream.view.rules import parse
+from emstream.view.scrape import Scrape
 from emstream.view.shown import DaemonStatus, Shown
 from emstream.view.socket import Feed
 from emstream.view.webhook import Webhook
@@ -317,7 +318,7 @@ def test_a_mistake_in_the_settings_is_told_before_anything_starts() -> None:
 
 def client(alarms: Alarms | None) -> TestClient:
     latest = Latest()
-    app = Routes(latest, Metrics(), list, lambda: (True, []), None, Feed(latest, 1, 64), alarms).app()
+    app = Routes(latest, Scrape(Metrics().exposition), list, lambda: (True, []), None, Feed(latest, 1, 64), alarms).app()
     return TestClient(Gate(app, address=Address("127.0.0.1", 8765), token="known"), base_url="http://127.0.0.1:8765")
 
 

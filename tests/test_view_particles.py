@@ -17,6 +17,7 @@ from emstream.view import particles
 from emstream.view.access import Address, Gate
 from emstream.view.latest import EVENTS, Latest
 from emstream.view.routes import Routes
+from emstream.view.scrape import Scrape
 from emstream.view.shown import Shown
 from emstream.view.socket import Feed
 from emstream.view.stored import Stored
@@ -76,7 +77,7 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def client(latest: Latest, shelf: Stored | None) -> TestClient:
-    app = Routes(latest, Metrics(), list, lambda: (True, []), shelf, Feed(latest, 1, 64)).app()
+    app = Routes(latest, Scrape(Metrics().exposition), list, lambda: (True, []), shelf, Feed(latest, 1, 64)).app()
     gate = Gate(app, address=Address("127.0.0.1", 8765), token="known")
     return TestClient(gate, base_url="http://127.0.0.1:8765", headers=HEADER)
 

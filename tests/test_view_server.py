@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,6 +20,7 @@ from emstream.view import ViewOptions
 from emstream.view.access import Address, Gate
 from emstream.view.latest import Latest
 from emstream.view.routes import Routes
+from emstream.view.scrape import OLDEST_S, Scrape
 from emstream.view.server import Server, start
 from emstream.view.shown import DaemonStatus, Shown
 from emstream.view.socket import Feed
@@ -74,7 +76,7 @@ def client(host: str = "127.0.0.1", bound: str = "127.0.0.1", **ready: object) -
     latest.status(DaemonStatus(state="streaming", seen=8))
     app = Routes(
         latest,
-        Metrics(),
+        Scrape(Metrics().exposition),
         lambda: [{"name": "a", "frames": 10}],
         lambda: (bool(ready.get("ok", True)), ["the disk is full"] if not ready.get("ok", True) else []),
         Shelf(),
@@ -295,3 +297,22 @@ def test_tokens_are_new_and_long() -> None:
     assert made[0].token != made[1].token
     assert len(made[0].token) >= 32
     assert not any(server.alive for server in made)
+
+
+def test_metrics_are_made_beside_those_who_ask_and_never_told_when_they_are_old() -> None:
+    now, made = [0.0], threading.Semaphore(0)
+
+    def make() -> bytes:
+        made.release()
+        return b"made at %.0f" % now[0]
+
+    scrape = Scrape(make, clock=lambda: now[0])
+    assert scrape.at_hand() is None  # nobody asked before
+    assert scrape.now() == b"made at 0"
+    assert scrape.at_hand() == b"made at 0"
+    now[0] = OLDEST_S + 1  # its thread did not get its turn
+    assert scrape.at_hand() is None
+    assert made.acquire(timeout=5)
+    assert made.acquire(timeout=5)  # without being asked
+    scrape.stop()
+    assert scrape.at_hand() == b"made at 4"

@@ -229,7 +229,7 @@ class Lane:
 
     def _remember(self, slot: int, aligned: Aligned) -> None:
         self._memory[slot] = aligned
-        while len(self._memory) > 1 and arrays.nbytes([a.pixels for a in self._memory.values()]) > MEMORY:
+        while len(self._memory) > max(1, MEMORY // max(1, int(aligned.pixels.nbytes))):  # all are of one size
             self._memory.popitem(last=False)
 
     # ---- branch ------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ class Lane:
             return
         aligned = self._memory[slot]
         labelled = self._segment(aligned)
-        room = max(2, MEMORY // 4 // (4 * aligned.pixels.size))
+        room = min(PEEKED, max(2, MEMORY // 4 // (4 * aligned.pixels.size)))
         for old in [s for s, kept in self._peeked.items() if kept is not None][:-room]:
             self._peeked[old] = None
         self._peeked[slot] = self._particles = labelled

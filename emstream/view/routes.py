@@ -18,11 +18,12 @@ from starlette.routing import Route, WebSocketRoute
 
 from emstream import __version__
 from emstream.errors import BadRule, EmstreamError
-from emstream.metrics import CONTENT_TYPE, Metrics
+from emstream.metrics import CONTENT_TYPE
 from emstream.view.alarms import MOST, Alarms
 from emstream.view.latest import Latest
 from emstream.view.line import Line
 from emstream.view.rules import QUANTITIES
+from emstream.view.scrape import Scrape
 from emstream.view.shown import Shown
 from emstream.view.socket import Feed
 from emstream.view.wire import pack
@@ -78,14 +79,14 @@ class Routes:
     def __init__(
         self,
         latest: Latest,
-        metrics: Metrics,
+        scrape: Scrape,
         runs: Callable[[], list[dict[str, Any]]],
         ready: Callable[[], tuple[bool, list[str]]],
         shelf: Shelf | None,
         feed: Feed,
         alarms: Alarms | None = None,
     ) -> None:
-        self.latest, self.metrics, self.all_runs, self.ready, self.shelf = latest, metrics, runs, ready, shelf
+        self.latest, self.scrape, self.all_runs, self.ready, self.shelf = latest, scrape, runs, ready, shelf
         self.feed, self.alarms = feed, alarms
 
     def app(self) -> Starlette:
@@ -274,7 +275,8 @@ class Routes:
         )
 
     async def exposition(self, request: Request) -> Response:
-        return Response(await run_in_threadpool(self.metrics.exposition), headers={"content-type": CONTENT_TYPE})
+        text = self.scrape.at_hand() or await run_in_threadpool(self.scrape.now)
+        return Response(text, headers={"content-type": CONTENT_TYPE})
 
     async def healthz(self, request: Request) -> Response:
         return JSONResponse({"ok": True})

@@ -18,14 +18,15 @@ from emstream.view.access import Address, Gate, check_exposure, lasting_key, new
 from emstream.view.alarms import Alarms
 from emstream.view.latest import Latest
 from emstream.view.routes import Routes, Shelf
+from emstream.view.scrape import Scrape
 from emstream.view.socket import Feed
 
 
 class Server:
     """A running server: `url` opens the page (with its token), `stop()` ends it."""
 
-    def __init__(self, app: Any, sock: socket.socket, address: Address, token: str) -> None:
-        self.address, self.token, self._sock = address, token, sock
+    def __init__(self, app: Any, sock: socket.socket, address: Address, token: str, scrape: Scrape) -> None:
+        self.address, self.token, self._sock, self._scrape = address, token, sock, scrape
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -69,6 +70,7 @@ class Server:
         """Close all connections and the port."""
         self._server.should_exit = True
         self._thread.join(timeout_s)
+        self._scrape.stop()
         self._sock.close()
 
 
@@ -99,10 +101,12 @@ def start(
     address = Address(wanted.host, int(sock.getsockname()[1]))
     token = options.token or new_token()
     feed = Feed(latest, options.max_clients, options.preview_px, alarms)
-    app = Routes(latest, metrics, runs, ready, shelf, feed, alarms).app()
+    scrape = Scrape(metrics.exposition)
+    app = Routes(latest, scrape, runs, ready, shelf, feed, alarms).app()
     names = tuple(name.strip() for name in options.hosts.split(",") if name.strip())
     secret = lasting_key(key) if key is not None and not options.token else None
-    return Server(Gate(app, address=address, token=token, hosts=names, key=secret), sock, address, token).start()
+    gate = Gate(app, address=address, token=token, hosts=names, key=secret)
+    return Server(gate, sock, address, token, scrape).start()
 
 
 def _bind(address: Address) -> socket.socket:
