@@ -139,8 +139,11 @@ class Soak:
 
     def happen(self, what: str) -> None:
         assert self.daemon is not None
-        while what != "kill" and ((sample := self.look()) is None or not sample["committed"]):
-            time.sleep(PAUSE_S)  # it has only just been started
+        if what != "kill":  # it may have only just been started
+            while (sample := self.look()) is None or not (sample["committed"] or sample["stored"] >= self.frames):
+                time.sleep(PAUSE_S)
+            if what == "full disk" and sample["stored"] >= self.frames:
+                return  # nothing is written any more
         if what == "kill":
             self.daemon.kill()
             self.begin()
@@ -190,10 +193,7 @@ class Soak:
 
     def verify(self) -> dict[str, int]:
         """Every planted frame against the ledger and the chunks."""
-        n, side = self.frames, self.given.side
-        planted = {self.places.of(i): i for i in range(n)}
-        layout = Layout((side, side), "uint16")
-        compressor = layout.compressor_of("0")
+        planted = {self.places.of(i): i for i in range(self.frames)}
         found: Counter[tuple[str, int]] = Counter()
         wrong, unsegmented, models = 0, 0, set[str]()
         with contextlib.closing(sqlite3.connect(self.out / ".emstream" / "ledger.sqlite")) as db:
@@ -205,19 +205,24 @@ class Soak:
                 unsegmented += self.part.segmented and state != "SEGMENTED"
                 models |= {model} if model else set()
                 i = planted.get((path, sub))
-                if i is None or checksum != self.scene.checksum(i):
+                if i is None or checksum != self.scene.checksum(i) or not self.whole(i, slot, shift):
                     wrong += 1
-                    continue
-                data = (self.out / "week.zarr" / "0" / chunk_name(slot)).read_bytes()
-                stored = decode(data, layout.images()["0"], compressor)
-                dy, dx = (int(np.floor(s + 0.5)) for s in shift)
-                inside = (slice(max(0, dy), side + min(0, dy)), slice(max(0, dx), side + min(0, dx)))
-                wrong += not np.array_equal(np.roll(self.scene.frame(i), (dy, dx), (0, 1))[inside], stored[inside])
+                    what = "not planted" if i is None else f"frame {i}, shift {shift}"
+                    print(f"wrong: {path} {sub} in slot {slot}, {what}", file=sys.stderr, flush=True)
         lost, doubled = len(planted.keys() - found.keys()), sum(found.values()) - len(found)
         return {
             "frames": sum(found.values()), "lost": lost, "doubled": doubled, "wrong": wrong,
             "unsegmented": unsegmented, "models": len(models),
         }  # fmt: skip
+
+    def whole(self, i: int, slot: int, shift: list[float]) -> bool:
+        """Whether a slot holds the planted frame's pixels where its shift (dy, dx) px lays them."""
+        side, layout = self.given.side, Layout((self.given.side,) * 2, "uint16")
+        data = (self.out / "week.zarr" / "0" / chunk_name(slot)).read_bytes()
+        stored = decode(data, layout.images()["0"], layout.compressor_of("0"))
+        moved = [int(np.floor(s + 0.5)) for s in shift]
+        inside = tuple(slice(max(0, d), max(0, side + min(0, d))) for d in moved)
+        return np.array_equal(np.roll(self.scene.frame(i), moved, (0, 1))[inside], stored[inside])
 
     def growth(self) -> dict[str, float]:
         """Bytes of resident memory a frame in the longest life, after its first fifth, by least squares; and the rest."""

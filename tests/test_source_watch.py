@@ -13,6 +13,7 @@ import pytest
 from emstream.messages import Frame
 from emstream.source import SourceOptions
 from emstream.source.discover import Found
+from emstream.source.finished import Fingerprints
 from emstream.source.watch import Watcher
 
 
@@ -223,7 +224,7 @@ def test_a_file_that_is_told_again_after_it_was_read_gives_no_second_frame(tmp_p
     (tmp_path / "f_0.npy").write_bytes(npy(1))
     watch = Scripted(tmp_path)
     assert len(watch.run(3.0)) == 1
-    watch.watcher._recent.clear()  # thousands of files came since
+    watch.watcher._recent = Fingerprints()  # thousands of files came since
     st = os.stat(tmp_path / "f_0.npy")
     watch.watcher.found([Found("f_0.npy", st.st_size, st.st_mtime_ns, st.st_ino)])
     assert watch.run(3.0) == []

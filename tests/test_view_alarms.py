@@ -318,7 +318,9 @@ def test_a_mistake_in_the_settings_is_told_before_anything_starts() -> None:
 
 def client(alarms: Alarms | None) -> TestClient:
     latest = Latest()
-    app = Routes(latest, Scrape(Metrics().exposition), list, lambda: (True, []), None, Feed(latest, 1, 64), alarms).app()
+    app = Routes(
+        latest, Scrape(Metrics().exposition), list, lambda: (True, []), None, Feed(latest, 1, 64), alarms
+    ).app()
     return TestClient(Gate(app, address=Address("127.0.0.1", 8765), token="known"), base_url="http://127.0.0.1:8765")
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from emstream.errors import BadImage
 from emstream.measure import MeasureOptions
@@ -148,6 +147,8 @@ def _joined(
     slow = farthest / gap  # time as a third length, so that only what follows soon is looked at
     ends = np.column_stack((extents["last_y"][old], extents["last_x"][old], slow * tracklets["last_frame"][old]))
     starts = np.column_stack((extents["first_y"][new], extents["first_x"][new], slow * tracklets["first_frame"][new]))
+    from scipy.spatial import cKDTree  # late, as in match
+
     near = cKDTree(ends).query_ball_tree(cKDTree(starts), farthest * math.sqrt(2) * (1 + 1e-9))
     i = np.repeat(np.arange(len(old)), [len(n) for n in near])
     j = np.array([k for n in near for k in n], np.int64)

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import curve_fit
-from scipy.spatial import cKDTree
 
 from emstream.errors import BadImage
 from emstream.messages import Rect
@@ -113,6 +111,8 @@ def coarsening(time_s: np.ndarray, mean_radius: np.ndarray) -> Coarsening:
     time_s, mean_radius : (n,), n >= 5; times from any origin
     raises : BadImage with fewer than five points or when the radius does not grow at all
     """
+    from scipy.optimize import curve_fit  # late: a start is waited for, and can do without
+
     good = np.isfinite(time_s) & np.isfinite(mean_radius)
     t, r = np.asarray(time_s[good], np.float64), np.asarray(mean_radius[good], np.float64)
     if len(t) < 5 or np.ptp(t) == 0:
@@ -137,6 +137,8 @@ def nearest_neighbours(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Distance of each particle's centre to the nearest other one, (n,), in the unit of y and x; NaN when alone."""
     if len(y) < 2:
         return np.full(len(y), np.nan)
+    from scipy.spatial import cKDTree
+
     places = np.column_stack((y, x))
     distance = np.asarray(cKDTree(places).query(places, k=2)[0])
     return distance[:, 1]

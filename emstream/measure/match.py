@@ -6,10 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from emstream.arrays import array_namespace, to_host
 from emstream.messages import Array
@@ -100,6 +96,9 @@ def by_distance(
     link = np.full(len(old), -1)
     if not len(old) or not len(new):
         return link
+    # late, as all of scipy that a start can do without: each part takes a tenth of a second
+    from scipy.spatial import cKDTree
+
     k = min(_CANDIDATES, len(new))
     found = cKDTree(new).query(old, k=k, distance_upper_bound=float(gate.max()) * (1 + 1e-9))
     distance, near = np.reshape(found[0], (len(old), k)), np.reshape(found[1], (len(old), k))
@@ -115,6 +114,9 @@ def assigned(n: int, m: int, i: np.ndarray, j: np.ndarray, cost: np.ndarray) -> 
     link = np.full(n, -1)
     if not len(i):
         return link
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(i)), (i, n + j)), shape=(n + m, n + m))
     group = connected_components(graph, directed=False)[1][i]
     single = np.bincount(group)[group] == 1
@@ -127,6 +129,8 @@ def assigned(n: int, m: int, i: np.ndarray, j: np.ndarray, cost: np.ndarray) -> 
 
 def link_group(link: np.ndarray, i: np.ndarray, j: np.ndarray, cost: np.ndarray) -> None:
     """Solves one group of possible pairs (i, j, cost) and writes the pairs into `link`."""
+    from scipy.optimize import linear_sum_assignment
+
     rows, row = np.unique(i, return_inverse=True)
     cols, col = np.unique(j, return_inverse=True)
     never = 1e3 * (1 + float(cost.max()))

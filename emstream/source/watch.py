@@ -15,7 +15,7 @@ from emstream.source import SourceOptions
 from emstream.source.beside import Beside
 from emstream.source.discover import Discovery, Found, HintSource
 from emstream.source.filesystem import identity, is_remote, mount_kind, printable
-from emstream.source.finished import Finished
+from emstream.source.finished import Fingerprints, Finished
 from emstream.source.followed import Followed, Opener
 from emstream.source.formats import open_source, suffixes
 from emstream.source.formats.series import SeriesHint, natural_key, series_of
@@ -30,7 +30,6 @@ MOST_OPEN = 64  # files held open
 MOST_RESTING = 1024  # movies that are looked at for growth; beyond, the slow comparison of all files finds it
 GONE_S = 2.0  # a file that vanished may show under another name for so long
 MOST_KINDS = 256  # series and suffixes that are remembered to be single frames
-RECENT = 4096  # finished single frames whose pixels are remembered
 ASKED_S = 1.0  # how often is asked whether quarantined files shall be read once more
 
 
@@ -133,7 +132,7 @@ class Watcher:
         self._lines: dict[str, Line] = {}  # by series
         self._movies: dict[str, Followed] = {}  # by path, in the order in which they were found
         self._singles: OrderedDict[tuple[str, str], bool] = OrderedDict()  # (series, suffix) that are single frames
-        self._recent: OrderedDict[str, int] = OrderedDict()  # path -> fingerprint of finished single frames
+        self._recent = Fingerprints()  # of finished single frames
         self._gone: dict[str, tuple[Followed, float]] = {}
         self._open: OrderedDict[str, Followed] = OrderedDict()
         self._finished = Finished()
@@ -225,7 +224,7 @@ class Watcher:
             file.rest()
             self._open.pop(path, None)
             self._forget(file)
-        self._recent.pop(path, None)
+        self._recent.take(path)
         self._finished.forget(path, -1, 0, hash(path))
         self._discovery.look_again(path)
         found = self._discovery.at(path)
@@ -252,8 +251,9 @@ class Watcher:
             return
         handed = self._known.known_frames(printable(f.path), f.size, f.mtime_ns, f.inode)
         file = Followed(self.root, f, hint, self._now, handed)
-        if f.path in self._recent:
-            file.recall(self._recent.pop(f.path))
+        first = self._recent.take(f.path)
+        if first is not None:
+            file.recall(first)
         self._files[f.path] = file
         if hint.role == "movie":
             self._movies[f.path] = file
@@ -378,9 +378,7 @@ class Watcher:
         self._forget(file)
         self._finished.add(file.path, *file.stamp)
         if file.first is not None:
-            self._recent[file.path] = file.first
-            while len(self._recent) > RECENT:
-                self._recent.popitem(last=False)
+            self._recent.put(file.path, file.first)
 
     def _forget(self, file: Followed) -> None:
         self._files.pop(file.path, None)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from emstream.messages import Rect
 
@@ -94,6 +93,8 @@ def outlines(labels: np.ndarray, size: int = 1024) -> Outlines:
     size    : the labels are thinned so that their longer side is at most this
     returns : polygons just inside the border, see Outlines
     """
+    from scipy import ndimage  # late: a start is waited for, and can do without
+
     y, x = labels.shape
     step = max(1, math.ceil(max(y, x) / size))
     small = np.ascontiguousarray(labels[step // 2 :: step, step // 2 :: step], dtype=np.int32)  # middles of step² px
