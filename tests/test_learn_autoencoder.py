@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import nn
 from emstream import simulate
 from emstream.errors import ModelBroken
 from emstream.learn import LearnOptions, train
+from emstream.learn.fit import follow
 from emstream.segment import SegmentOptions, load
 from emstream.segment.autoencoder import Autoencoder, dead_channels, from_published, unit
 from emstream.segment.unet import parameters
@@ -66,6 +68,15 @@ def test_dead_channels_are_counted() -> None:
     for _ in range(200):
         net(unit(torch.randn(4, 1, 16, 16)))
     assert dead_channels(net) == 3
+
+
+def test_the_running_mean_of_the_weights_knows_the_brightness_that_the_norms_have_seen() -> None:
+    net, images = Autoencoder(), unit(torch.randn(4, 1, 16, 16))
+    mean = copy.deepcopy(net)
+    for _ in range(300):
+        net.train()(images)
+        follow(mean, net, 0.9)
+    assert torch.allclose(mean.eval()(images), net.eval()(images), atol=1e-5)
 
 
 def test_it_is_trained_without_labels_and_can_be_activated(tmp_path: Path) -> None:

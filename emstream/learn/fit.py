@@ -144,10 +144,12 @@ def done(step: int, total: int, seconds: float, options: LearnOptions, group: Gr
 
 
 def follow(mean: nn.Module, net: nn.Module, keep: float) -> None:
-    """mean = keep * mean + (1 - keep) * net, weight by weight."""
+    """mean = keep * mean + (1 - keep) * net, weight by weight; what norms learned of the data is the net's."""
     with torch.no_grad():
         for a, b in zip(mean.parameters(), net.parameters(), strict=True):
             a.lerp_(b, 1 - keep)
+        for a, b in zip(mean.buffers(), net.buffers(), strict=True):
+            a.copy_(b)
 
 
 def fast_bfloat16() -> bool:
