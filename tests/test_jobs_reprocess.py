@@ -301,15 +301,28 @@ def test_other_labels_are_added_to_a_run_and_the_old_ones_kept(live: Path, undis
 
 
 def test_large_archives_stay_below_ten_thousand_tasks() -> None:
+    def tasks(frames: int, workers: int) -> int:
+        return sizes.WAVES * len(grouped(-(-frames // 64), workers))
+
+    assert tasks(640, 2) == 40
+    assert tasks(10_000_000, 1000) < 10_000
+    assert tasks(10_000_000, 10) < 10_000
+
+
+def test_a_task_takes_several_blocks_while_many_are_left_and_one_at_the_end() -> None:
+    found = grouped(1000, 2)
+    assert [k for group in found for k in group] == list(range(1000))
+    assert len(found[0]) == sizes.TOGETHER
+    assert [len(group) for group in found[-16:]] == [1] * 16
+    assert len(found) < 1000 / 4
+    assert {len(group) for group in grouped(1000, 200)} == {1}
+
+
+def grouped(blocks: int, workers: int) -> list[list[int]]:
     from types import SimpleNamespace
 
-    def tasks(frames: int) -> int:
-        blocks = -(-frames // 64)
-        job: Any = SimpleNamespace(blocks=blocks)
-        return sizes.WAVES * len(sizes.Job.groups(job, list(range(blocks))))
-
-    assert tasks(640) == 40
-    assert tasks(10_000_000) < 10_000
+    job: Any = SimpleNamespace(blocks=blocks)
+    return sizes.Job.groups(job, list(range(blocks)), workers)
 
 
 def test_a_file_without_scale_is_measured_in_px(movie: simulate.Movie, tmp_path: Path) -> None:

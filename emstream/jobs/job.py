@@ -29,6 +29,8 @@ from emstream.store.layout import SHARD_INNER, Layout
 FRAMES = 64  # in a block, where memory allows
 BLOCK_BYTES = 512 << 20
 MOST_TASKS = 9000  # of a whole job: more blocks than that go to a task by turns, one after the other
+TOGETHER = 8  # blocks that a task takes while there are many left: a task costs the scheduler as much as any other
+SHARES = 8  # tasks that each worker has left to take, at least, when another block is added to one
 WAVES = 4  # passes over all blocks
 LAGS = (2, 4, 8)  # keyframes that are linked, besides each with the one before it
 
@@ -81,10 +83,16 @@ class Job:
         """There once all blocks are placed; holds the links between anchors."""
         return Path(self.work) / "placed.json"
 
-    def groups(self, blocks: list[int]) -> list[list[int]]:
-        """The blocks of each task, so that all waves together stay below MOST_TASKS."""
-        size = -(-self.blocks * WAVES // MOST_TASKS)
-        return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+    def groups(self, blocks: list[int], workers: int) -> list[list[int]]:
+        """The blocks of each task, which does them one after the other: many at first, one at the end, where workers
+        would wait for each other; and so many that all waves together stay below MOST_TASKS.
+        """
+        least, out, at = -(-self.blocks * WAVES // MOST_TASKS), [], 0
+        while at < len(blocks):
+            size = max(least, min(TOGETHER, (len(blocks) - at) // (SHARES * workers)), 1)
+            out.append(blocks[at : at + size])
+            at += size
+        return out
 
 
 def frames_in_a_block(archive: Input) -> int:

@@ -119,7 +119,7 @@ def _placed(job: Job, hands: Hands, progress: Progress, skip_bad: bool) -> list[
     """The first pass, the links, the solution; what could not be read."""
     progress.stage("drift", job.n)
     told = hands.run(
-        find_alone, [(job, group) for group in job.groups(list(range(job.blocks)))],
+        find_alone, [(job, group) for group in job.groups(list(range(job.blocks)), hands.count())],
         lambda group: progress.advance(sum(_length(job, t["block"]) for t in group)),
     )  # fmt: skip
     flat = [t for group in told for t in group]
@@ -142,7 +142,7 @@ def _placed(job: Job, hands: Hands, progress: Progress, skip_bad: bool) -> list[
 def _blocks(job: Job, blocks: list[int], hands: Hands, progress: Progress) -> list[dict[str, Any]]:
     progress.stage("frames", sum(_length(job, k) for k in blocks))
     told = hands.run(
-        finish_blocks, [(job, group) for group in job.groups(blocks)],
+        finish_blocks, [(job, group) for group in job.groups(blocks, hands.count())],
         lambda group: progress.advance(sum(t["frames"] for t in group)),
     )  # fmt: skip
     return [t for group in told for t in group]

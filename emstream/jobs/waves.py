@@ -23,6 +23,8 @@ AGAIN = 20  # times that a task may take its worker down with it
 class Hands(Protocol):
     """Who does the tasks."""
 
+    def count(self) -> int: ...
+
     def run(
         self, task: Callable[..., T], calls: Sequence[tuple[Any, ...]], told: Callable[[T], None] = ...
     ) -> list[T]: ...
@@ -36,6 +38,10 @@ class Here:
 
     def __exit__(self, *exc: object) -> None:
         pass
+
+    def count(self) -> int:
+        """How many there are."""
+        return 1
 
     def run(
         self, task: Callable[..., T], calls: Sequence[tuple[Any, ...]], told: Callable[[T], None] = lambda result: None
@@ -59,12 +65,24 @@ class Workers:
         self._stack: ExitStack | None = None
         self._client: Any = None
         self._never = True  # whether it could be reached so far
+        self._count = 1  # workers that there were when they were last counted
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.lost()
+
+    def count(self) -> int:
+        """How many workers there are, or were before the cluster was lost. raises : what connecting does at first"""
+        try:
+            self._count = len(self._connected().scheduler_info(n_workers=-1)["workers"]) or self._count
+        except (EmstreamError, *_losses()) as err:
+            if self._never:
+                raise
+            log.debug("counting workers", extra={"reason": _short(err)})
+            self.lost()
+        return self._count
 
     def run(
         self, task: Callable[..., T], calls: Sequence[tuple[Any, ...]], told: Callable[[T], None] = lambda result: None
@@ -115,24 +133,27 @@ class Workers:
     ) -> None:
         from distributed import as_completed
 
+        client = self._connected()
+        left = [i for i in range(len(calls)) if i not in results]
+        futures = client.map(task, *zip(*(calls[i] for i in left)), pure=False)  # in one message
+        number = dict(zip(futures, left))
+        try:
+            for batch in as_completed(futures).batches():
+                for future, result in zip(batch, client.gather(batch)):
+                    results[number[future]] = result
+                    told(result)
+                    future.release()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+    def _connected(self) -> Any:
         if self._client is None:
             stack = ExitStack()
             self._client = stack.enter_context(self._connect())
             self._stack, self._never = stack, False
-        number = {}
-        for i, call in enumerate(calls):
-            if i not in results:
-                number[self._client.submit(task, *call, pure=False)] = i
-        try:
-            for future in as_completed(list(number)):
-                result = future.result()
-                results[number[future]] = result
-                told(result)
-                future.release()
-        except BaseException:
-            for future in number:
-                future.cancel()
-            raise
+        return self._client
 
 
 def _losses() -> tuple[type[BaseException], ...]:

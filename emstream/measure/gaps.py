@@ -13,14 +13,13 @@ from emstream.errors import BadImage
 from emstream.measure import MeasureOptions
 from emstream.measure.columns import rows
 from emstream.measure.match import assigned
-from emstream.measure.roster import rows_of_tracks
-from emstream.measure.track import finish, link, start_tracks
+from emstream.measure.sightings import added, rows_of, size
+from emstream.measure.stretch import EVENT, SIGHT, Stretch, carried, link_stretch
 from emstream.messages import Array, PixelSize, Rect
 
-EXTENT = 3  # sightings at a track's end whose median size and place stand for it
 GAP = 30  # frames that a particle may be out of sight, or in another's label, and still be the same
-_SIGHT = ("label", "y", "x", "area", "diameter", "major", "touches_border")
 _JOINS_TO = ("unconfirmed", "nucleation", "split", "edge")  # beginnings that may have been a coming back
+_ORDER = ("frame", "kind", "track", "other_track", "y", "x")  # of events
 _JOINS_FROM = ("lost", "dissolution", "detachment", "coalescence", "edge")
 
 
@@ -32,6 +31,16 @@ class Relinked:
     tracks: dict[str, np.ndarray]  # rows of the tracks table
     events: dict[str, np.ndarray]  # rows of the events table, by frame
     closed: int  # gaps that were closed: tracks that the causal linker had told apart
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Joined:
+    """The tracks of stretches that follow each other, over the whole run."""
+
+    names: list[tuple[np.ndarray, np.ndarray]]  # of each stretch: its own numbers, rising, and those of the run
+    tracks: dict[str, np.ndarray]  # rows of the tracks table
+    events: dict[str, np.ndarray]  # rows of the events table, by frame
+    closed: int
 
 
 def relink(
@@ -67,35 +76,45 @@ def relink(
                 not rise
     """
     options = options or MeasureOptions()
-    table = _in_px(particles, pixel_size_nm)
-    place = np.lexsort((table["label"], table["frame"]))
-    begin = np.searchsorted(table["frame"][place], np.asarray(frames))
-    end = np.searchsorted(table["frame"][place], np.asarray(frames), side="right")
-    state, track, told, ended = start_tracks(options), np.full(len(place), -1, np.int64), [], []
-    for k, frame in enumerate(int(f) for f in frames):
-        at = place[begin[k] : end[k]]
-        state, ids, events = link(
-            state, labels(frame), {n: table[n][at] for n in _SIGHT}, frame, float(time_s[k]),
-            valid=None if valid is None else tuple(int(v) for v in valid[k]),  # type: ignore[arg-type]
-            anchor=0 if anchor is None else int(anchor[k]),
-        )  # fmt: skip
-        track[at] = ids
-        told += events
-        if state.finished is not None:
-            ended.append(state.finished)
-    ended.append(finish(state))
-    tracklets = {n: np.concatenate([e[n] for e in ended]) for n in ended[0]}
-    order = np.argsort(tracklets["track"])
-    tracklets = {n: v[order] for n, v in tracklets.items()}
-    heir = _joined(tracklets, _extents(table, track), _anchors(tracklets, frames, anchor), options, gap)
-    return _rewritten(table, track, tracklets, told, heir, pixel_size_nm, options)
+    whole = link_stretch(in_px(particles, pixel_size_nm), labels, frames, time_s, valid, anchor, options)
+    found = join([whole], frames, anchor, pixel_size_nm, options, gap)
+    return Relinked(renamed(whole.track, *found.names[0]), found.tracks, found.events, found.closed)
 
 
-def _in_px(particles: Mapping[str, Any], size: PixelSize | None) -> dict[str, np.ndarray]:
+def join(
+    stretches: Sequence[Stretch],
+    frames: Sequence[int] | np.ndarray,
+    anchor: np.ndarray | None,
+    pixel_size_nm: PixelSize | None,
+    options: MeasureOptions,
+    gap: int = GAP,
+) -> Joined:
+    """One numbering for stretches that cover a run and are `carried` one into the next, and its gaps closed.
+
+    The result does not depend on where the run was cut, but for the last bits of sums over a track.
+
+    stretches : in the order of time; their particles need not be held any more · the others: as `relink` takes them
+    """
+    names = _numbered(stretches, options)
+    tracklets, told = _whole(stretches, names), _told(stretches, names)
+    heir = _joined(tracklets, _anchors(tracklets, frames, anchor), options, gap)
+    final, tracks, events = _rewritten(tracklets, told, heir, pixel_size_nm, options)
+    return Joined([(own, final[number]) for own, number in names], tracks, events, int((heir >= 0).sum()))
+
+
+def renamed(track: np.ndarray, own: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Tracks by other numbers; -1 stays. own : rising"""
+    if not len(own):
+        return np.full(len(track), -1, np.int64)
+    return np.where(track >= 0, names[np.minimum(np.searchsorted(own, track), len(own) - 1)], -1)
+
+
+def in_px(particles: Mapping[str, Any], size: PixelSize | None) -> dict[str, np.ndarray]:
+    """What linking needs of the particle table. raises : BadImage when it lacks a column"""
     py, px = size or (1.0, 1.0)
     scale = {"y": py, "x": px, "area": py * px, "diameter": (py * px) ** 0.5, "major": (py * px) ** 0.5}
     out: dict[str, np.ndarray] = {}
-    for name in ("frame", "time_s", *_SIGHT):
+    for name in ("frame", "time_s", *SIGHT):
         unit = "" if name not in scale else ("_px" if size is None else "_nm2" if name == "area" else "_nm")
         try:
             out[name] = np.asarray(particles[name + unit])
@@ -108,17 +127,53 @@ def _in_px(particles: Mapping[str, Any], size: PixelSize | None) -> dict[str, np
     return out
 
 
-def _extents(table: Mapping[str, np.ndarray], track: np.ndarray) -> dict[str, np.ndarray]:
-    """Of each track, in rising order: place and size at both ends, (n,) px."""
-    order = np.lexsort((table["frame"], track))
-    order = order[track[order] >= 0]
-    first = np.flatnonzero(np.diff(track[order], prepend=-1))
-    last = np.append(first[1:], len(order)) - 1
-    out = {f"{end}_{axis}": table[axis][order[at]] for end, at in (("first", first), ("last", last)) for axis in "yx"}
-    area = table["area"][order]
-    inside = np.arange(EXTENT)
-    out["first_area"] = np.median(area[np.minimum(first[:, None] + inside, last[:, None])], axis=1)
-    out["last_area"] = np.median(area[np.maximum(last[:, None] - inside, first[:, None])], axis=1)
+def _numbered(stretches: Sequence[Stretch], options: MeasureOptions) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each stretch its own numbers, rising, and those of the run: counted in the order of first sightings."""
+    found, known, n = [], {}, 0  # type: list[tuple[np.ndarray, np.ndarray]], dict[int, int], int
+    for k, stretch in enumerate(stretches):
+        if k:
+            names = carried(stretches[k - 1].after, stretch.before, options)
+            assert names is not None, f"stretch {k} does not go on where the one before it ends"
+            known = {theirs: known[ours] for theirs, ours in names.items() if theirs >= 0}
+        for t in stretch.parts["track"].tolist():
+            if t not in known:
+                known[t] = n
+                n += 1
+        own = np.array(sorted(known), np.int64)
+        found.append((own, np.array([known[t] for t in own.tolist()], np.int64)))
+    never = np.iinfo(np.int64).max
+    first, label = np.full(n, never), np.zeros(n, np.int64)
+    for stretch, (own, number) in zip(stretches, found):
+        to, frames = renamed(stretch.parts["track"], own, number), stretch.parts["frames"]
+        fresh = (frames > 0) & (first[to] == never)
+        first[to[fresh]], label[to[fresh]] = stretch.parts["first_frame"][fresh], stretch.parts["first_label"][fresh]
+    rank = np.empty(n, np.int64)
+    rank[np.lexsort((label, first))] = np.arange(n)
+    return [(own, rank[number]) for own, number in found]
+
+
+def _whole(stretches: Sequence[Stretch], names: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The tracks of the run: how each began is told by the first of its parts that knows, how it ended by the last."""
+    parts = {n: np.concatenate([s.parts[n] for s in stretches]) for n in stretches[0].parts}
+    to = np.concatenate([renamed(s.parts["track"], *n) for s, n in zip(stretches, names)])
+    other = np.concatenate([renamed(s.parts["other_track"], *n) for s, n in zip(stretches, names)])
+    seen = parts["frames"] > 0
+    out = added({n: v[seen] for n, v in parts.items() if n not in ("began", "ended", "other_track")}, to[seen])
+    began, ended = np.full(len(out["track"]), "unconfirmed", "U16"), np.full(len(out["track"]), "", "U16")
+    parent, into = np.full(len(began), -1), np.full(len(began), -1)
+    for t, b, e, o in zip(to, parts["began"], parts["ended"], other):  # in the order of time
+        if began[t] == "unconfirmed":
+            began[t], parent[t] = b, o
+        ended[t], into[t] = e, o
+    return out | {"began": began, "ended": ended, "other_track": np.where(ended == "coalescence", into, parent)}
+
+
+def _told(stretches: Sequence[Stretch], names: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+    """The events of all stretches, one after the other."""
+    out = []
+    for stretch, n in zip(stretches, names):
+        e = stretch.events | {who: renamed(stretch.events[who], *n) for who in ("track", "other_track")}
+        out += [dict(zip(EVENT, row)) for row in zip(*(e[name].tolist() for name in EVENT))]
     return out
 
 
@@ -130,7 +185,6 @@ def _anchors(tracklets: Mapping[str, np.ndarray], frames: Any, anchor: np.ndarra
 
 def _joined(
     tracklets: Mapping[str, np.ndarray],
-    extents: Mapping[str, np.ndarray],
     anchor: np.ndarray,
     options: MeasureOptions,
     gap: int,
@@ -141,12 +195,14 @@ def _joined(
     new = np.flatnonzero(np.isin(tracklets["began"], _JOINS_TO))
     if not len(old) or not len(new):
         return heir
-    a, b = extents["last_area"][old], extents["first_area"][new]
+    a, b = size(tracklets["last_areas"][old]), size(tracklets["first_areas"][new])
     reach = np.maximum(options.search_px, np.sqrt(a / np.pi) / 2)
     farthest = float(reach.max()) * math.sqrt(gap)
     slow = farthest / gap  # time as a third length, so that only what follows soon is looked at
-    ends = np.column_stack((extents["last_y"][old], extents["last_x"][old], slow * tracklets["last_frame"][old]))
-    starts = np.column_stack((extents["first_y"][new], extents["first_x"][new], slow * tracklets["first_frame"][new]))
+    ends = np.column_stack((tracklets["last_y"][old], tracklets["last_x"][old], slow * tracklets["last_frame"][old]))
+    starts = np.column_stack(
+        (tracklets["first_y"][new], tracklets["first_x"][new], slow * tracklets["first_frame"][new])
+    )
     from scipy.spatial import cKDTree  # late, as in match
 
     near = cKDTree(ends).query_ball_tree(cKDTree(starts), farthest * math.sqrt(2) * (1 + 1e-9))
@@ -166,39 +222,39 @@ def _joined(
 
 
 def _rewritten(
-    table: Mapping[str, np.ndarray],
-    track: np.ndarray,
     tracklets: Mapping[str, np.ndarray],
     told: list[dict[str, Any]],
     heir: np.ndarray,
     size: PixelSize | None,
     options: MeasureOptions,
-) -> Relinked:
-    """Joined tracks take the number of their first part; events that the joining explains are taken back."""
-    number = tracklets["track"]
-    renamed = np.arange(int(number.max(initial=-1)) + 2)
-    renamed[-1] = -1  # of no track
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Joined tracks take the number of their first part; events that the joining explains are taken back.
+
+    tracklets : row k is track k · returns : the number that each track takes, the tables of tracks and of events
+    """
+    final = np.arange(len(heir) + 1)
+    final[-1] = -1  # of no track
     began, ended, other = tracklets["began"].copy(), tracklets["ended"].copy(), tracklets["other_track"].copy()
+    chains: dict[int, tuple[list[int], list[int]]] = {}
     for first in np.setdiff1d(np.flatnonzero(heir >= 0), heir):
         parts = _chain(heir, int(first))
-        renamed[number[parts]] = number[first]
+        final[parts] = first
         real = [k for k in parts if tracklets["frames"][k] >= options.confirm] or parts
         began[first], ended[first] = began[real[0]], ended[real[-1]]
         merged = ended[first] == "coalescence"
         other[first] = other[real[-1] if merged else real[0]]
-        told = _once(told, number, parts, real, tracklets)
-    track = np.where(track >= 0, renamed[track], -1)
+        chains |= dict.fromkeys(parts, (parts, real))
+    told = _once(told, chains, tracklets)
     for e in told:
-        e["track"], e["other_track"] = int(renamed[e["track"]]), int(renamed[e["other_track"]])
-    told = sorted((e for e in told if e["track"] != e["other_track"]), key=lambda e: (e["frame"], e["kind"]))
+        e["track"], e["other_track"] = int(final[e["track"]]), int(final[e["other_track"]])
+    told = sorted((e for e in told if e["track"] != e["other_track"]), key=lambda e: tuple(e[n] for n in _ORDER))
     own = np.setdiff1d(np.arange(len(heir)), heir)
-    ends = {"began": began[own], "ended": ended[own], "other_track": renamed[other[own]]}
-    names = ("frame", "time_s", "kind", "track", "other_track", "y", "x")
-    return Relinked(
-        track=track,
-        tracks=rows("tracks", rows_of_tracks(table, track) | ends, size),
-        events=rows("events", {n: np.array([e[n] for e in told]) for n in names}, size),
-        closed=int((heir >= 0).sum()),
+    ends = {"began": began[own], "ended": ended[own], "other_track": final[other[own]]}
+    sums = {n: v for n, v in tracklets.items() if n not in ends}
+    return (
+        final,
+        rows("tracks", rows_of(added(sums, final[:-1])) | ends, size),
+        rows("events", {n: np.array([e[n] for e in told]) for n in EVENT}, size),
     )
 
 
@@ -210,20 +266,20 @@ def _chain(heir: np.ndarray, first: int) -> list[int]:
 
 
 def _once(
-    told: list[dict[str, Any]], number: np.ndarray, parts: list[int], real: list[int], t: Mapping[str, np.ndarray]
+    told: list[dict[str, Any]], chains: Mapping[int, tuple[list[int], list[int]]], t: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """Events without those that only told that one of the parts began or ended; the first and the last are told.
 
-    real : the parts that were seen often enough; what their first and last was said to begin and end as stands, dated
-           to the first and the last sighting of all parts
+    chains : track → the parts of its chain, and those of them that were seen often enough; what their first and last was
+             said to begin and end as stands, dated to the first and the last sighting of all parts
     """
-    own = {int(number[k]) for k in parts}
     out = []
     for e in told:
         kind, who = e["kind"], int(e["other_track" if e["kind"] in ("split", "coalescence") else "track"])
         birth = kind in ("nucleation", "split")
-        if who in own:
-            if who != number[real[0 if birth else -1]]:
+        if who in chains:
+            parts, real = chains[who]
+            if who != real[0 if birth else -1]:
                 continue
             k = parts[0] if birth else parts[-1]
             if birth and k != real[0]:

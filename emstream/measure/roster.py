@@ -106,7 +106,7 @@ def new_tracks(
 
 def track_table(tracks: np.ndarray) -> dict[str, np.ndarray]:
     """Rows of the tracks table, inner names, px: slope and standard error of the radius by least squares."""
-    slope, error, mean, scatter = _growth(
+    slope, error, mean, scatter = growth(
         tracks["whole"], *(tracks[f"sum_{name}"] for name in ("t", "tt", "d", "dt", "dd"))
     )
     same = ("track", "first_frame", "last_frame", "first_time_s", "last_time_s", "frames", "first_y", "first_x")
@@ -126,39 +126,7 @@ def track_table(tracks: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def rows_of_tracks(sightings: Mapping[str, np.ndarray], track: np.ndarray) -> dict[str, np.ndarray]:
-    """The same rows, but for `began`, `ended` and `other_track`, from all sightings of tracks that are known whole.
-
-    sightings : columns of the particles table, px, in any order · track : (n,) of each row, -1 = none
-    returns   : rows in rising order of track
-    """
-    order = np.lexsort((sightings["frame"], track))
-    order = order[track[order] >= 0]
-    own = track[order]
-    first = np.flatnonzero(np.diff(own, prepend=-1))
-    last = np.append(first[1:], len(own)) - 1
-    index = np.repeat(np.arange(len(first)), last - first + 1)
-    cut = sightings["touches_border"][order].astype(bool)
-    time_s, d = sightings["time_s"][order], sightings["diameter"][order]
-    t = time_s - time_s[first][index]
-    weight = np.where(cut, 0.0, 1.0)
-    sums = [np.bincount(index, weight * v, len(first)) for v in (1.0, t, t * t, d, d * t, d * d)]
-    slope, error, mean, scatter = _growth(*sums)
-    ends = {end: {n: sightings[n][order][at] for n in ("frame", "time_s", "y", "x", "diameter")}
-            for end, at in (("first", first), ("last", last))}  # fmt: skip
-    return {
-        "track": own[first],
-        **{f"{end}_{name}": value for end, columns in ends.items() for name, value in columns.items()},
-        "frames": last - first + 1,
-        "mean_diameter": mean,
-        "growth": slope,
-        "growth_error": error,
-        "diameter_error": scatter,
-        "touched_border": np.bincount(index, cut, len(first)) > 0,
-    }
-
-
-def _growth(
+def growth(
     n: np.ndarray, t: np.ndarray, tt: np.ndarray, d: np.ndarray, dt: np.ndarray, dd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """dR/dt, its standard error, the mean diameter and the standard deviation of one diameter about the straight line,
