@@ -69,8 +69,8 @@ def _peak(cross: np.ndarray, shape: tuple[int, int], b: int) -> tuple[float, flo
         steps = np.arange(-half, half + 1) / step
         left = np.exp(2j * np.pi * (y + steps)[:, None] * fy)
         right = np.exp(2j * np.pi * fx[:, None] * (x + steps)) * twice[:, None]
-        k, l = np.unravel_index((left @ (cross @ right)).real.argmax(), (len(steps), len(steps)))
-        y, x, reached = y + steps[k], x + steps[l], step
+        i, j = np.unravel_index((left @ (cross @ right)).real.argmax(), (len(steps), len(steps)))
+        y, x, reached = y + steps[i], x + steps[j], step
     return y * b, x * b
 
 
