@@ -39,7 +39,9 @@ def table(images: list[np.ndarray]) -> dict[str, np.ndarray]:
     made = []
     for i, labels in enumerate(images):
         c = particles(labels)
-        made.append(rows("particles", c | {"track": np.full(len(c["label"]), -1), "frame": i, "time_s": TIMES[i]}, SIZE))
+        made.append(
+            rows("particles", c | {"track": np.full(len(c["label"]), -1), "frame": i, "time_s": TIMES[i]}, SIZE)
+        )
     return {name: np.concatenate([m[name] for m in made]) for name in made[0]}
 
 

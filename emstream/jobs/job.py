@@ -7,6 +7,8 @@
       placed/K.npz       where block K lies among the others, and on which anchor
       placed.json        all of them are there
       done/K.json .npz   block K is written: its shards and their checksums; its columns and particles
+      linked/S.npz       stretch S of blocks: its tracks, what is remembered of them where it begins and ends
+      named/S.npz        the numbers of its tracks in the run
       run.zarr/          the run, moved to OUT/NAME.zarr when it is whole
 
 Each file appears whole or not at all, and says itself whether it is sound; what is there is not done again.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,8 @@ FRAMES = 64  # in a block, where memory allows
 BLOCK_BYTES = 512 << 20
 MOST_TASKS = 9000  # of a whole job: more blocks than that go to a task by turns, one after the other
 TOGETHER = 8  # blocks that a task takes while there are many left: a task costs the scheduler as much as any other
+STRETCH = 128  # frames whose tracks are linked by one task, at least
+MOST_STRETCHES = 1000
 SHARES = 8  # tasks that each worker has left to take, at least, when another block is added to one
 WAVES = 4  # passes over all blocks
 LAGS = (2, 4, 8)  # keyframes that are linked, besides each with the one before it
@@ -79,20 +84,38 @@ class Job:
         return Path(self.work) / kind / f"{k:08d}{suffix}"
 
     @property
+    def stretches(self) -> list[range]:
+        """The blocks of each stretch of the run whose tracks are linked by one task; from the archive alone."""
+        size = max(-(-STRETCH // self.frames), -(-self.blocks // MOST_STRETCHES))
+        return [range(k, min(k + size, self.blocks)) for k in range(0, self.blocks, size)]
+
+    @property
+    def tables(self) -> Path:
+        """Where the tables of these labels lie."""
+        tables = Path(self.run) / "tables"
+        return tables if self.labels == "particles" else tables / self.labels
+
+    @property
     def placed(self) -> Path:
         """There once all blocks are placed; holds the links between anchors."""
         return Path(self.work) / "placed.json"
 
     def groups(self, blocks: list[int], workers: int) -> list[list[int]]:
-        """The blocks of each task, which does them one after the other: many at first, one at the end, where workers
-        would wait for each other; and so many that all waves together stay below MOST_TASKS.
-        """
-        least, out, at = -(-self.blocks * WAVES // MOST_TASKS), [], 0
-        while at < len(blocks):
-            size = max(least, min(TOGETHER, (len(blocks) - at) // (SHARES * workers)), 1)
-            out.append(blocks[at : at + size])
-            at += size
-        return out
+        """The blocks of each task; so many that all waves together stay below MOST_TASKS."""
+        return shared(blocks, workers, -(-self.blocks * WAVES // MOST_TASKS))
+
+
+def shared(items: Sequence[int], workers: int, least: int = 1) -> list[list[int]]:
+    """What each task takes, one after the other: several at first, one at the end, where workers would wait for others.
+
+    least : items of a task, but for the last
+    """
+    out, at = [], 0
+    while at < len(items):
+        size = max(least, min(TOGETHER, (len(items) - at) // (SHARES * workers)), 1)
+        out.append(list(items[at : at + size]))
+        at += size
+    return out
 
 
 def frames_in_a_block(archive: Input) -> int:

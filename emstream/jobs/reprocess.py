@@ -7,7 +7,8 @@ The work of the live loop is done by the same functions (`pipeline.steps`), over
     place    one robust solution over the links, here: numbers only          (jobs.place)
     finish   each frame's shift with all around it known; moved, segmented,
              measured, written as whole shards                               (jobs.block.finish_blocks)
-    tables   tracks linked over the whole run, columns, metadata             (jobs.finish)
+    tracks   linked in stretches of blocks, and joined                       (jobs.tracks)
+    finish   columns, metadata                                               (jobs.finish)
 
 A task holds one block, and returns small numbers. A live run stays causal: none of this is asked while a camera writes.
 """
@@ -29,13 +30,15 @@ from emstream.errors import BadSettings, JobFailed, StoreBusy
 from emstream.jobs.block import find_alone, finish_blocks, link_blocks, record
 from emstream.jobs.cluster import client
 from emstream.jobs.finish import finish
-from emstream.jobs.job import Job, frames_in_a_block, identity, name_of
+from emstream.jobs.job import Job, frames_in_a_block, identity, name_of, shared
 from emstream.jobs.place import Pair, place
 from emstream.jobs.progress import Progress
+from emstream.jobs.tracks import link_stretches, name_particles, stitch, unsettled
 from emstream.jobs.waves import Hands, Here, Workers
 from emstream.segment import load as load_segmenter
 from emstream.source.archive import Input, look
 from emstream.store.chunks import replace
+from emstream.store.finished import write_arrays
 from emstream.store.ledger import FOLDER
 from emstream.store.lock import take
 from emstream.store.names import free_name, safe_name
@@ -104,15 +107,14 @@ def _led(job: Job, hands: Hands, skip_bad: bool) -> dict[str, Any]:
                 log.info("blocks that were written before", extra={"run": job.archive.name, "blocks": again})
             bad = bad or [b for k in range(job.blocks) for b in (record(job, k) or {})["bad"]]
             _refuse(bad, skip_bad)
-            progress.stage("tracks", job.n)
+            tracks = _tracked(job, hands, progress)
             about = {"anchors": json.loads(job.placed.read_bytes())["anchors"]} if job.estimated else {}
             (row,) = hands.run(finish, [(job, about)])
-            progress.advance(job.n)
             run = _delivered(job)
     finally:
         os.close(lock)
     shutil.rmtree(work, ignore_errors=True)
-    return {"input": job.archive.where, "run": str(run), **row, "bad": len(bad)}
+    return {"input": job.archive.where, "run": str(run), **row, **tracks, "bad": len(bad)}
 
 
 def _placed(job: Job, hands: Hands, progress: Progress, skip_bad: bool) -> list[list[Any]]:
@@ -146,6 +148,24 @@ def _blocks(job: Job, blocks: list[int], hands: Hands, progress: Progress) -> li
         lambda group: progress.advance(sum(t["frames"] for t in group)),
     )  # fmt: skip
     return [t for group in told for t in group]
+
+
+def _tracked(job: Job, hands: Hands, progress: Progress) -> dict[str, Any]:
+    """The tables of particles, tracks and events."""
+    write_arrays(Path(job.run), job.layout, job.n, None if job.labels == "particles" else job.labels)
+    stretches = list(range(len(job.stretches)))
+    progress.stage("tracks", job.n)
+    hands.run(
+        link_stretches, [(job, some) for some in shared(stretches, hands.count())],
+        lambda group: progress.advance(sum(t["frames"] for t in group)),
+    )  # fmt: skip
+    while wrong_ones := unsettled(job):
+        log.info("stretches are linked again", extra={"run": job.archive.name, "stretches": len(wrong_ones)})
+        hands.run(link_stretches, [(job, [s], True) for s in wrong_ones])
+    (told,) = hands.run(stitch, [(job,)])
+    size = max(1, -(-len(stretches) // (4 * hands.count())))  # they take milliseconds
+    hands.run(name_particles, [(job, stretches[i : i + size]) for i in range(0, len(stretches), size)])
+    return told
 
 
 def _mended(job: Job, run: Path, hands: Hands, progress: Progress) -> dict[str, Any]:

@@ -75,9 +75,10 @@ class Workers:
 
     def count(self) -> int:
         """How many workers there are, or were before the cluster was lost. raises : what connecting does at first"""
+        lost = EmstreamError, *_losses()
         try:
             self._count = len(self._connected().scheduler_info(n_workers=-1)["workers"]) or self._count
-        except (EmstreamError, *_losses()) as err:
+        except lost as err:
             if self._never:
                 raise
             log.debug("counting workers", extra={"reason": _short(err)})
@@ -156,7 +157,7 @@ class Workers:
         return self._client
 
 
-def _losses() -> tuple[type[BaseException], ...]:
+def _losses() -> tuple[type[Exception], ...]:
     """What tells that the cluster, or a worker of it, was lost, rather than that a task is wrong."""
     from distributed import CancelledError, KilledWorker
     from distributed.client import FutureCancelledError

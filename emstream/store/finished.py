@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def write_run(
     pixel_size_nm: PixelSize | None,
     attrs: Mapping[str, Any],
     window: Sequence[float],
-    origins: Sequence[Mapping[str, Any]],
+    origins: Iterable[Mapping[str, Any]],
     shards: Sequence[Mapping[str, Any]],
     fsync: bool,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Origins:
         replace(self.path, map(_lines, rows))
 
 
-def write_origins(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_origins(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """The journal of a run that is written at once; rows may say more than those of a ledger, labels_crc32c for one."""
     replace(path, b"".join(json.dumps(dict(row)).encode() + b"\n" for row in rows))
 

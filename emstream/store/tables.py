@@ -133,8 +133,13 @@ def warm_up() -> None:
 
 def write_table(path: Path, columns: Mapping[str, Any], fsync: bool = False) -> None:
     """Write a table that is complete, columns of equal length; it replaces one that was written so before."""
+    write_part(path, 1, columns, fsync)
+
+
+def write_part(path: Path, number: int, columns: Mapping[str, Any], fsync: bool = False) -> None:
+    """Write one part, counted from 1, of a table of which others write the other parts."""
     path.mkdir(parents=True, exist_ok=True)
-    replace(_part(path, 1), _bytes(_table(columns)), fsync)
+    replace(_part(path, number), _bytes(_table(columns)), fsync)
 
 
 def _parts(path: Path) -> list[Path]:
