@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import tifffile
 import zarr
@@ -161,6 +162,22 @@ def test_neither_order_nor_repetition_of_the_blocks_changes_a_byte(
     assert tree(tmp_path / "cam.zarr") == tree(undisturbed)
 
 
+def test_tracks_linked_in_stretches_are_those_of_one_pass(
+    live: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sizes, "STRETCH", BLOCK)
+    monkeypatch.setattr("emstream.jobs.tracks.warm_up", lambda options: 2)  # too little to remember enough
+    caplog.set_level("INFO", "emstream.jobs")
+    one(live, tmp_path, load(env={}, sets=["store.fsync=false"]))
+    assert "stretches are linked again" in caplog.text
+    cut, whole = Run(tmp_path / "cam.zarr"), Run(undisturbed)
+    assert len(list((cut.path / "tables" / "particles.parquet").glob("part-*"))) == -(-N // BLOCK)
+    assert len(list((whole.path / "tables" / "particles.parquet").glob("part-*"))) == 1
+    for name in ("particles", "tracks", "events"):
+        pandas.testing.assert_frame_equal(cut.table(name), whole.table(name))
+    assert check(cut.path).problems == ()
+
+
 @pytest.mark.slow
 def test_three_workers_of_which_two_are_killed_give_the_same_bytes(
     live: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -285,9 +302,7 @@ def test_other_labels_are_added_to_a_run_and_the_old_ones_kept(live: Path, undis
     assert group["labels"].attrs["ome"]["labels"] == ["particles", "classical"]
     assert group["labels/classical"].attrs["emstream"]["models"][0]["name"] == "classical"
     assert group["labels/classical/0"].shape == (N, 160, 128)
-    import pandas as pd
-
-    rows = pd.read_parquet(run / "tables" / "classical" / "particles.parquet")
+    rows = pandas.read_parquet(run / "tables" / "classical" / "particles.parquet")
     assert (np.asarray(group["labels/classical/0"][3]) == rows[rows.frame == 3].label.max()).any()
     assert check(run).problems == ()
     (run / "labels" / "classical" / "0" / "c.1.0.0").unlink()

@@ -75,7 +75,7 @@ class Workers:
 
     def count(self) -> int:
         """How many workers there are, or were before the cluster was lost. raises : what connecting does at first"""
-        lost = EmstreamError, *_losses()
+        lost: tuple[type[Exception], ...] = (EmstreamError, *_losses())
         try:
             self._count = len(self._connected().scheduler_info(n_workers=-1)["workers"]) or self._count
         except lost as err:
