@@ -1,8 +1,9 @@
 """Archives in blocks: how well they are aligned, how they scale, what they need, and what kills do to them.
 
 python benchmarks/bench_reprocess.py drift [--seeds N]     errors beside the causal ones and a pairwise banded solver
-python benchmarks/bench_reprocess.py scale                 two workers beside one; what the scheduler costs
-python benchmarks/bench_reprocess.py memory                the most that a worker held, short and long
+python benchmarks/bench_reprocess.py scale                 two workers beside one
+python benchmarks/bench_reprocess.py tasks                 what the scheduler costs a block: all tasks of a job, empty
+python benchmarks/bench_reprocess.py memory [--bits 8]     the most that a worker held, short and long
 python benchmarks/bench_reprocess.py kills [--kills N]     workers and the scheduler killed at random; same bytes?
 python benchmarks/bench_reprocess.py paper                 costs of a block, and what they mean for 10 million frames
 
@@ -12,6 +13,7 @@ Error: 2-D rms px from frame 8 on, the mean error removed; truth from the simula
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import pickle
 import random
@@ -115,14 +117,46 @@ def drift(seeds: range, frames: int) -> None:
 # ---- scale, memory -----------------------------------------------------------------------------------------------
 
 
-def movie(n: int, size: int, path: Path, dose: float = 8.0) -> Path:
+def movie(n: int, size: int, path: Path, dose: float = 8.0, dtype: str = "uint16") -> Path:
     """An archive of n frames that take little to make: eight that come again, moved."""
-    few = list(simulated(8, 3, shape=(size, size), dose=dose).frames())
+    few = [
+        f.clip(0, np.iinfo(dtype).max).astype(dtype) for f in simulated(8, 3, shape=(size, size), dose=dose).frames()
+    ]
     return archive_of([np.roll(few[i % 8], (i // 8, -(i // 8)), (0, 1)) for i in range(n)], path)
 
 
-def nothing(job: Any, blocks: list[int]) -> list[dict[str, int]]:
-    return [{"block": k} for k in blocks]
+def nothing(job: Any, items: list[Any]) -> list[dict[str, int]]:
+    return [{"block": k} for k in range(len(items))]
+
+
+def empty_tasks(counts: list[int]) -> None:
+    """All tasks of jobs of so many blocks, with what they are told and nothing to do."""
+    print("| blocks | tasks | ms a task | ms a block |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="emstream-bench-") as folder:
+        path = movie(8, 64, Path(folder) / "movie.zarr")
+        with Workers(lambda: client("local", 2, SETTINGS)) as hands:
+            small = jobs._run_job(look(path), Path(folder) / "out", SETTINGS, "again", "bench")
+            hands.run(nothing, [(small, [k]) for k in range(200)])
+            for blocks in counts:
+                archive = dataclasses.replace(small.archive, frames=blocks * sizes.FRAMES)
+                job = dataclasses.replace(small, archive=archive, frames=sizes.FRAMES)
+                pairs = [(k, 0, k + 1, 0, (0.0, 0.0)) for k in range(4 * blocks)]
+                size = max(1, min(jobs.PAIRS, -(-len(pairs) // (4 * hands.count()))), -(-len(pairs) // 2000))
+                stretches, some = list(range(len(job.stretches))), max(1, -(-len(job.stretches) // hands.count()))
+                waves: list[list[list[Any]]] = [
+                    job.groups(list(range(blocks)), hands.count()),
+                    [pairs[i : i + size] for i in range(0, len(pairs), size)],
+                    job.groups(list(range(blocks)), hands.count()),
+                    sizes.shared(stretches, hands.count()),
+                    [stretches[i : i + some] for i in range(0, len(stretches), some)],
+                    [[0]],
+                    [[0]],
+                ]
+                begin = time.perf_counter()
+                for wave in waves:
+                    hands.run(nothing, [(job, items) for items in wave])
+                took, tasks = (time.perf_counter() - begin) * 1e3, sum(map(len, waves))
+                print(f"| {blocks} | {tasks} | {took / tasks:.2f} | {took / blocks:.2f} |", flush=True)
 
 
 def scale(n: int) -> None:
@@ -137,15 +171,6 @@ def scale(n: int) -> None:
                 jobs._led(job, hands, False)
                 took[workers] = time.perf_counter() - begin
                 print(f"{workers} worker(s): {took[workers]:.1f} s, {n / took[workers]:.1f} frames/s", flush=True)
-                if workers == 2:
-                    calls = [(job, [k]) for k in range(2000)]
-                    begin = time.perf_counter()
-                    hands.run(nothing, calls)
-                    each = (time.perf_counter() - begin) / len(calls) * 1e3
-                    per_block = 2 + 4 / jobs.PAIRS
-                    print(
-                        f"an empty task: {each:.2f} ms; {per_block:.2f} tasks a block: {each * per_block:.2f} ms a block"
-                    )
         print(f"two workers: {took[1] / took[2]:.2f} × one")
 
 
@@ -170,17 +195,17 @@ def now(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def memory(size: int) -> None:
+def memory(size: int, bits: int, lengths: list[int], settings: Settings) -> None:
     print("| frames | block, MB | before, MB | most, MB | most - before, in blocks |\n|---|---|---|---|---|")
-    for n in (128, 512):
+    for n in lengths:
         with tempfile.TemporaryDirectory(prefix="emstream-bench-") as folder:
-            path = movie(n, size, Path(folder) / "movie.zarr")
-            with Workers(lambda: client("local", 1, SETTINGS)) as hands:
-                job = jobs._run_job(look(path), Path(folder) / "out", SETTINGS, "again", "bench")
+            path = movie(n, size, Path(folder) / "movie.zarr", dtype=f"uint{bits}")
+            with Workers(lambda: client("local", 1, settings)) as hands:
+                job = jobs._run_job(look(path), Path(folder) / "out", settings, "again", "bench")
                 (pid,) = hands.run(loaded, [(job, 0)])
                 before = now(pid)
                 jobs._led(job, hands, False)
-                most, block = peak(pid), job.frames * size * size * 2
+                most, block = peak(pid), job.frames * size * size * bits // 8
             print(
                 f"| {n} | {block / 2**20:.0f} | {before / 2**20:.0f} | {most / 2**20:.0f} | {(most - before) / block:.2f} |",
                 flush=True,
@@ -317,44 +342,59 @@ class Timed(Here):
 
 def paper(size: int, workers: int, total: int) -> None:
     with tempfile.TemporaryDirectory(prefix="emstream-bench-") as name:
-        path = movie(2 * sizes.FRAMES, size, Path(name) / "movie.zarr")
+        path = movie(4 * sizes.FRAMES, size, Path(name) / "movie.zarr")
         job = jobs._run_job(look(path), Path(name) / "out", SETTINGS, "again", "bench")
         tasks.steps_of(job).segmenter.warm_up(job.archive.shape)  # type: ignore[union-attr]
         hands = Timed()
         begin = time.thread_time()
         jobs._led(job, hands, False)
         whole = time.thread_time() - begin
-        blocks, many = job.blocks, -(-total // job.frames)
-        spent = {k: sum(v) / blocks for k, v in hands.spent.items()}
-        lead = (whole - sum(map(sum, hands.spent.values()))) / blocks
-        group = -(-many * sizes.WAVES // sizes.MOST_TASKS)
-        links = -(-many * (1 + len(sizes.LAGS)) // max(jobs.PAIRS, -(-many * (1 + len(sizes.LAGS)) // 2000)))
-        print(
-            f"{size}² uint16, blocks of {job.frames} frames; thread time of a block, s; bytes to and from the scheduler\n"
-        )
-        print("| | a block | 10 million frames: tasks | on 1,000 workers, h |\n|---|---|---|---|")
-        for k, label in (("find_alone", "alone"), ("link_blocks", "links"), ("finish_blocks", "finish")):
-            count = links if k == "link_blocks" else -(-many // group)
-            hours = spent[k] * many / workers / 3600
-            print(f"| {label} | {spent[k]:.2f} s, {hands.sent[k] / blocks:.0f} B | {count} | {hours:.2f} |")
-        print(f"| place, in the leader | {lead * 1e3:.1f} ms | – | {lead * many / 3600:.2f} (one process) |")
-        print(f"| tracks and tables | {spent['finish']:.2f} s | 1 | {spent['finish'] * many / 3600:.1f} (one task) |")
+        rows = len(Run(Path(name) / "out" / "movie.zarr").table("particles"))
+        many = dataclasses.replace(job, archive=dataclasses.replace(job.archive, frames=total))
+        blocks, more, spent = job.blocks, many.blocks, {k: sum(v) for k, v in hands.spent.items()}
+        groups = len(many.groups(list(range(more)), workers))
+        links = -(-more * (1 + len(sizes.LAGS)) // max(jobs.PAIRS, -(-more * (1 + len(sizes.LAGS)) // 2000)))
+        print(f"{size}² uint16, blocks of {job.frames} frames, {rows / job.n:.0f} particles a frame\n")
+        print(f"| | a block | {total:,} frames: tasks | on {workers:,} workers, h |\n|---|---|---|---|")
+        stretches, all_tasks = len(many.stretches), 0
+        for k, label, count, hands_there in (
+            ("find_alone", "alone", groups, workers),
+            ("link_blocks", "links", links, workers),
+            ("finish_blocks", "finish", groups, workers),
+            ("link_stretches", "tracks, in stretches", len(sizes.shared(range(stretches), workers)), workers),
+            ("name_particles", "particle tables", min(stretches, workers), workers),
+            ("stitch", "tracks, joined", 1, 1),
+            ("finish", "columns and metadata", 1, 1),
+        ):
+            cost = spent[k] / blocks
+            all_tasks += count
+            sent = f", {hands.sent[k] / blocks:.0f} B" if hands_there > 1 else ""
+            hours = cost * more / min(count, hands_there) / 3600
+            print(f"| {label} | {cost * 1e3:.1f} ms{sent} | {count} | {hours:.2f} |")
+        lead = (whole - sum(spent.values())) / blocks
+        print(f"| place and look at the seams, in the leader | {lead * 1e3:.1f} ms | – | {lead * more / 3600:.2f} |")
+        print(f"\n{all_tasks} tasks")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["drift", "scale", "memory", "kills", "paper"])
+    parser.add_argument("what", choices=["drift", "scale", "tasks", "memory", "kills", "paper"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--frames", type=int, default=0)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--size", type=int, default=0)
+    parser.add_argument("--bits", type=int, default=16)
+    parser.add_argument("--lengths", default="128,512")
+    parser.add_argument("--set", action="append", default=[], dest="sets")
     args = parser.parse_args()
     if args.what == "drift":
         drift(range(101, 101 + args.seeds), args.frames or 128)
     elif args.what == "scale":
         scale(args.frames or 512)
     elif args.what == "memory":
-        memory(args.size or 1024)
+        memory(args.size or 1024, args.bits, [int(n) for n in args.lengths.split(",")], load(env={}, sets=args.sets))
+    elif args.what == "tasks":
+        empty_tasks([16, 200, 2000])
     elif args.what == "kills":
         kills(args.kills, args.frames or 512, seed=1)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pickle
 import threading
 from collections.abc import Iterator
@@ -372,6 +373,31 @@ def test_archives_over_http(web: str, tmp_path: Path) -> None:
         assert [b.frame for b in source.read_good(0, 6)[1]] == [4]
 
 
+@pytest.mark.parametrize("name", ["movie.tif", "movie.npy"])
+def test_a_camera_file_at_a_url_is_fetched_once_and_again_when_it_changed(
+    web: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, file = SourceOptions(cache=str(tmp_path / "cache"), pixel_size_nm=0.5), tmp_path / name
+
+    def write(frames: np.ndarray, when: float) -> None:
+        tifffile.imwrite(file, frames) if file.suffix == ".tif" else np.save(file, frames)
+        os.utime(file, (when, when))
+
+    write(FRAMES, 1e9)
+    archive = look(f"{web}/{name}?key=1", options)
+    assert np.array_equal(read(archive), FRAMES)
+    assert (archive.where, archive.name, archive.mtime_ns) == (f"{web}/{name}?key=1", "movie", 10**18)
+    with monkeypatch.context() as patch:
+        patch.setattr("emstream.source.formats.fetch._copy", None)  # what is here is not fetched again
+        assert look(f"{web}/{name}?key=2", options).mtime_ns == archive.mtime_ns
+    write(FRAMES[:4] + 1, 2e9)
+    assert np.array_equal(read(look(f"{web}/{name}", options)), FRAMES[:4] + 1)
+    monkeypatch.setattr("emstream.source.formats.fetch.SPARE", 1 << 60)
+    write(FRAMES[:2], 1.5e9)
+    with pytest.raises(UnreadableFile, match=r"do not fit into .*source\.cache"):
+        look(f"{web}/{name}", options)
+
+
 def test_a_server_that_sends_whole_shards_is_refused_and_not_taken_for_damage(
     web: str, memory: str, tmp_path: Path
 ) -> None:
@@ -408,8 +434,13 @@ def test_what_cannot_be_opened_is_said_with_the_cause(
         look("http://127.0.0.1:1/a.zarr")
     with pytest.raises(SourceMissing, match="carrier"):
         look("carrier-pigeon://a.zarr")
-    with pytest.raises(UnreadableFile, match="copy it"):
-        look(f"{web}/movie.mrc")
+    cache = SourceOptions(cache=str(tmp_path / "cache"))
+    with pytest.raises(SourceMissing, match=r"nothing at .*/movie\.mrc"):
+        look(f"{web}/movie.mrc", cache)
+    with pytest.raises(UnreadableFile, match=r"403.*check the credentials"):
+        look(f"{web}/secret/movie.mrc", cache)
+    with pytest.raises(SourceMissing, match="cannot be reached"):
+        look("http://127.0.0.1:1/movie.mrc", cache)
     with pytest.raises(SourceMissing, match="nowhere"):
         look(tmp_path / "nowhere")
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)

@@ -153,6 +153,7 @@ def lasting(settings: Settings) -> dict[str, Any]:
     """The settings that decide what a run becomes, by room; where and how fast it is made is not among them."""
     told = settings.as_dict()
     rooms = {room: told[room] for room in ("align", "measure", "segment", "source")}
+    del rooms["source"]["cache"]
     return rooms | {"store": {name: told["store"][name] for name in ("compressor", "keep_raw")}}
 
 

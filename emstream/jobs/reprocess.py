@@ -105,8 +105,8 @@ def _led(job: Job, hands: Hands, skip_bad: bool) -> dict[str, Any]:
             again = sum(t["again"] for t in told)
             if again:
                 log.info("blocks that were written before", extra={"run": job.archive.name, "blocks": again})
-            bad = bad or [b for k in range(job.blocks) for b in (record(job, k) or {})["bad"]]
-            _refuse(bad, skip_bad)
+            later = [b for k in range(job.blocks) for b in (record(job, k) or {})["bad"]]
+            _refuse([b for b in later if b not in bad], skip_bad)  # the first pass told of the others
             tracks = _tracked(job, hands, progress)
             about = {"anchors": json.loads(job.placed.read_bytes())["anchors"]} if job.estimated else {}
             (row,) = hands.run(finish, [(job, about)])
@@ -114,7 +114,7 @@ def _led(job: Job, hands: Hands, skip_bad: bool) -> dict[str, Any]:
     finally:
         os.close(lock)
     shutil.rmtree(work, ignore_errors=True)
-    return {"input": job.archive.where, "run": str(run), **row, **tracks, "bad": len(bad)}
+    return {"input": job.archive.where, "run": str(run), **row, **tracks, "bad": len(later)}
 
 
 def _placed(job: Job, hands: Hands, progress: Progress, skip_bad: bool) -> list[list[Any]]:
@@ -132,7 +132,7 @@ def _placed(job: Job, hands: Hands, progress: Progress, skip_bad: bool) -> list[
 
     def measure(asked: list[Pair]) -> list[dict[str, Any]]:
         progress.stage("links", len(asked))
-        size = max(1, min(PAIRS, -(-len(asked) // 64)), -(-len(asked) // 2000))
+        size = max(1, min(PAIRS, -(-len(asked) // (4 * hands.count()))), -(-len(asked) // 2000))
         calls = [(job, asked[i : i + size]) for i in range(0, len(asked), size)]
         found = hands.run(link_blocks, calls, lambda links: progress.advance(size))
         return [link for group in found for link in group]
@@ -163,7 +163,7 @@ def _tracked(job: Job, hands: Hands, progress: Progress) -> dict[str, Any]:
         log.info("stretches are linked again", extra={"run": job.archive.name, "stretches": len(wrong_ones)})
         hands.run(link_stretches, [(job, [s], True) for s in wrong_ones])
     (told,) = hands.run(stitch, [(job,)])
-    size = max(1, -(-len(stretches) // (4 * hands.count())))  # they take milliseconds
+    size = max(1, -(-len(stretches) // hands.count()))  # they take milliseconds
     hands.run(name_particles, [(job, stretches[i : i + size]) for i in range(0, len(stretches), size)])
     return told
 

@@ -43,6 +43,7 @@ class SourceOptions:
     watch: Literal["auto", "scan"] = "auto"  # scan: do not ask the system for file events
     max_frame_bytes: int = 2 << 30  # a frame that claims more is refused before anything is allocated
     read_ahead_mb: int = 256  # decoded frames that may wait for the loop
+    cache: str = ""  # where camera files from URLs are kept; empty: emstream/ in the user's cache folder
     eer_frames: int = 1  # raw EER frames summed into one frame
     ignore: tuple[str, ...] = IGNORED_NAMES  # names (fnmatch) that are never frames
 

@@ -46,7 +46,7 @@ class Input:
     dtype: str  # the camera's
     pixel_size_nm: PixelSize | None  # (y, x) nm per px; the setting, else what the archive says
     chunk: int  # frames in one stored object: blocks that begin at multiples of it fetch each one once
-    size: int  # bytes, mtime (ns) and inode of the file, or of a run's zarr.json: 0 for a URL
+    size: int  # bytes, mtime (ns) and inode of the file, or of a run's zarr.json: 0 for Zarr at a URL
     mtime_ns: int
     inode: int
     meta: Mapping[str, Any] = field(default_factory=dict, compare=False)  # camera, exposure …: what the file tells
@@ -65,7 +65,7 @@ def look(
 ) -> Input:
     """What an archive is.
 
-    where   : a path, or a URL that fsspec knows (Zarr only)
+    where   : a path, or a URL that fsspec knows; a camera file there is fetched to this machine
     options : how to read it; `select` holds axes beside t, y, x
     moved   : of a run: its frames as they were stored, moved by the whole part of their shift; otherwise as the camera
               wrote them: from raw/ when that was kept, else moved back (what had left the frame stays 0)
@@ -81,7 +81,7 @@ def look(
         state = source.poll()
         if state.n_covered == 0:
             raise UnreadableFile(state.problem or f"{at} holds no whole frame", "it may still be written")
-        size, mtime_ns, inode = _stamp(at, source.format)
+        size, mtime_ns, inode = _stamp(at, source.path, source.format)
         return Input(
             where=str(at),
             options=options,
@@ -255,8 +255,9 @@ def _open(at: Place, options: SourceOptions) -> FrameSource:
         raise UnreadableFile(err.what, err.hint, reason="truncated") from None
 
 
-def _stamp(at: Place, format: str) -> tuple[int, int, int]:
-    if isinstance(at, Url):
+def _stamp(at: Place, read: Place, format: str) -> tuple[int, int, int]:
+    """read : where the source reads it: another place than `at` when it was fetched, whose inode then says nothing"""
+    if isinstance(read, Url):
         return 0, 0, 0
-    stat = (at / "zarr.json" if format == "emstream-run" else at).stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+    stat = (read / "zarr.json" if format == "emstream-run" else read).stat()
+    return stat.st_size, stat.st_mtime_ns, 0 if isinstance(at, Url) else stat.st_ino

@@ -39,13 +39,17 @@ __all__ = [
 
 
 def open_source(path: Place | str, options: SourceOptions | None = None) -> FrameSource:
-    """The frames of one file (with the files that belong to it), of one folder, or of a Zarr store also at a URL.
+    """The frames of one file (with the files that belong to it), of one folder, or of a Zarr store.
 
-    It may still grow.
+    It may still grow. At a URL a Zarr store is read where it is; a camera file is fetched first, as it is now.
     raises : SourceMissing, NotComplete (too short yet: ask again), UnreadableFile, MissingExtra
     """
     options = options or SourceOptions()
     at = place(path)
+    if isinstance(at, Url) and (at.suffix.lower() in suffixes() or options.format not in ("auto", "zarr")):
+        from emstream.source.formats.fetch import fetched
+
+        at = fetched(at, options.cache)
     return sniff(at, options.format).open(at, options)
 
 
@@ -56,7 +60,7 @@ def open_movie(
     select: str = "",
     options: SourceOptions | None = None,
 ) -> Movie:
-    """A movie from any file or folder of a camera, a stored run, or a Zarr stack also at a URL.
+    """A movie from any file or folder of a camera, a stored run, or a Zarr stack; all of them also at a URL.
 
     path          : file, folder or URL
     pixel_size_nm : (y, x) nm per px, or one number for both; overrides what the file says

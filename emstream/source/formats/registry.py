@@ -109,15 +109,13 @@ def named(format: str) -> Reader:
 
 
 def sniff(path: Place | str, format: str = "auto") -> Reader:
-    """The reader of a file or folder on disk; what lies at a URL is Zarr.
+    """The reader of a file or folder on disk; what lies at a URL is Zarr (camera files are fetched before).
 
     raises : SourceMissing, NotComplete (empty or too short to tell: ask again),
              UnreadableFile (unknown_format, not_a_file)
     """
     path = place(path)
     if isinstance(path, Url):
-        if path.suffix.lower() in suffixes():
-            raise UnreadableFile(f"{path}: camera files are read from a disk", "copy it here, or mount the store")
         return readers()["zarr"]
     if path.is_dir():
         for reader in readers().values():

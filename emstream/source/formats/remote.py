@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,7 +11,14 @@ from emstream.errors import MissingExtra, SourceMissing, UnreadableFile
 from emstream.source.formats.place import Place, Url
 
 PAUSES_S = (0.2, 1.0, 3.0)  # between attempts; a store that is busy says so for a moment
-CLIENTS = ("aiohttp", "botocore", "aiobotocore", "gcsfs", "google", "azure", "adlfs")  # whose errors are no OSError
+_CLIENTS = (  # whose errors are no OSError
+    ("aiohttp", "ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+)
 LOST = {
     "ClientConnectionError",
     "ClientPayloadError",
@@ -30,7 +38,7 @@ def patiently(place: Place, call: Callable[[], T]) -> T:
     for pause in (*PAUSES_S, None):
         try:
             return call()
-        except Exception as err:
+        except clients(OSError) as err:
             if not _network(err):
                 raise
             if pause is None:
@@ -52,7 +60,7 @@ def reached(place: Place, call: Callable[[], T]) -> T:
         if isinstance(err, SourceMissing):
             raise
         raise SourceMissing(
-            f"nothing at {place} that Zarr knows", "check the address: it ends in the name of the store"
+            f"nothing at {place}", "check the address: it ends in the name of the file or the store"
         ) from None
     except PermissionError as err:
         raise UnreadableFile(f"{place} may not be read: {err}", "check the credentials") from None
@@ -62,10 +70,14 @@ def reached(place: Place, call: Callable[[], T]) -> T:
         if isinstance(place, Url) and "rotocol not known" in str(err):
             raise SourceMissing(f"{place}: {err}", "s3://, gs://, http:// and https:// are known") from None
         raise
-    except Exception as err:
-        if type(err).__module__.partition(".")[0] not in CLIENTS:
-            raise
+    except clients() as err:
         raise UnreadableFile(f"{place} may not be read: {_said(err)}", "check the credentials") from None
+
+
+def clients(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """The errors of those client packages that are in use, and others."""
+    loaded = [(sys.modules.get(module), name) for module, name in _CLIENTS]
+    return *others, *(getattr(module, name) for module, name in loaded if hasattr(module, name))
 
 
 def _network(err: BaseException) -> bool:
@@ -77,8 +89,7 @@ def _network(err: BaseException) -> bool:
     status = getattr(err, "status", None)  # aiohttp's ClientResponseError
     if isinstance(status, int):
         return status == 429 or status >= 500
-    names = {k.__name__ for k in type(err).__mro__}
-    return type(err).__module__.partition(".")[0] in CLIENTS and bool(names & LOST)
+    return isinstance(err, clients()) and bool({k.__name__ for k in type(err).__mro__} & LOST)
 
 
 def _said(err: BaseException) -> str:
