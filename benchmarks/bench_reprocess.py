@@ -42,7 +42,7 @@ from emstream.jobs.cluster import client
 from emstream.jobs.reprocess import reprocess
 from emstream.jobs.waves import Here, Workers
 from emstream.source.archive import look
-from emstream.store import Run
+from emstream.store import Run, tables
 
 SETTINGS = load(env={})
 FIRST = 8
@@ -345,6 +345,7 @@ def paper(size: int, workers: int, total: int) -> None:
         path = movie(4 * sizes.FRAMES, size, Path(name) / "movie.zarr")
         job = jobs._run_job(look(path), Path(name) / "out", SETTINGS, "again", "bench")
         tasks.steps_of(job).segmenter.warm_up(job.archive.shape)  # type: ignore[union-attr]
+        tables.warm_up()
         hands = Timed()
         begin = time.thread_time()
         jobs._led(job, hands, False)
