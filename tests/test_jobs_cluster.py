@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,11 @@ def test_local_workers_are_processes_on_loopback_with_what_they_were_given(monke
         assert c.cluster.scheduler.http_server.address == "127.0.0.1"
         assert set(c.run(lambda dask_worker: dask_worker.http_server.address).values()) == {"127.0.0.1"}
         assert sorted(c.run(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["7", "9"]
-        assert os.getpid() not in c.run(os.getpid).values()
+        pids = c.run(os.getpid)
+        assert os.getpid() not in pids.values()
+        for pid in pids.values():
+            os.kill(pid, signal.SIGINT)  # Ctrl-C in a terminal reaches them, too: it is meant for the leader
+        assert c.run(os.getpid) == pids
 
 
 @pytest.fixture(scope="module")

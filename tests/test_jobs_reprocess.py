@@ -249,6 +249,19 @@ def test_the_same_command_again_verifies_a_finished_run_and_mends_what_is_damage
     assert (tmp_path / "cam-2.zarr").is_dir()
 
 
+def test_ctrl_c_says_that_the_same_command_goes_on(
+    live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Interrupted(Here):
+        def run(self, *args: Any) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "Here", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        one(live, tmp_path)
+    assert "the same command goes on" in caplog.text
+
+
 def test_two_at_once_do_not_do_the_same_job(live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Nosy(Here):
         def run(self, *args: Any) -> Any:
@@ -273,11 +286,14 @@ def holed(movie: simulate.Movie, tmp_path: Path) -> Path:
     return tmp_path / "stack.zarr"
 
 
-def test_a_damaged_chunk_is_named_and_left_blank_only_when_asked(holed: Path, tmp_path: Path) -> None:
+def test_a_damaged_chunk_is_named_and_left_blank_only_when_asked(
+    holed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(JobFailed, match=r"1 frames cannot be read.*frame 18"):
         one(holed, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.zarr"))
     assert one(holed, tmp_path / "out", skip_bad=True)["bad"] == 1
+    assert [r.frame for r in caplog.records if r.message == "frame left blank"] == [18]  # type: ignore[attr-defined]
     run = Run(tmp_path / "out" / "stack.zarr")
     blank = int(Status.BLANK | Status.REJECTED)
     assert run.column("status")[18] == blank

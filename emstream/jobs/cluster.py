@@ -101,7 +101,8 @@ def local_workers(n: int, gpus: Sequence[str], memory: int, common: Mapping[str,
     for k in range(n):
         env = {"CUDA_VISIBLE_DEVICES": gpus[k]} if gpus else {}
         share = int(memory * SHARE) // n
-        spec[k] = {"cls": Nanny, "options": {**common, "nthreads": 1, "memory_limit": share, "env": env, "name": k}}
+        own = {"nthreads": 1, "memory_limit": share, "env": env, "name": k, "preload": ["emstream.jobs.deaf"]}
+        spec[k] = {"cls": Nanny, "options": {**common, **own}}
     return spec
 
 

@@ -87,7 +87,11 @@ def reprocess(
     need = max((4 * job.frames * _frame_bytes(job.archive) for job in jobs), default=0) + (700 << 20)
     everyone = Workers(lambda: client(cluster, workers, settings, need_bytes=need))
     with Here() if cluster == "here" else everyone as hands:
-        return [_led(job, hands, skip_bad) for job in jobs]
+        try:
+            return [_led(job, hands, skip_bad) for job in jobs]
+        except KeyboardInterrupt:
+            log.warning("interrupted; what is written is kept: the same command goes on from there")
+            raise
 
 
 def _led(job: Job, hands: Hands, skip_bad: bool) -> dict[str, Any]:
