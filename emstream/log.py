@@ -32,7 +32,7 @@ def set_up(
     """
     out = stream or sys.stderr
     as_json = style == "json" or (style == "auto" and not out.isatty())
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(stream) if stream else _ToStderr()
     handler.setFormatter(JsonLines() if as_json else KeyValue(colour=out.isatty()))
     handler.addFilter(Calm(burst, per_s))
     root = logging.getLogger()
@@ -47,6 +47,18 @@ def set_up(
 def fields(record: logging.LogRecord) -> dict[str, Any]:
     """What was given as `extra`."""
     return {key: value for key, value in vars(record).items() if key not in _OWN}
+
+
+class _ToStderr(logging.StreamHandler[Any]):
+    """To what sys.stderr is when a line comes: a progress bar takes its place, and lets lines appear above itself."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, given: Any) -> None:
+        pass
 
 
 class Calm(logging.Filter):

@@ -73,3 +73,13 @@ def test_a_flood_of_one_event_is_cut_and_counted_while_others_pass() -> None:
     late = record("file %s quarantined", 7)
     assert calm.filter(late)
     assert vars(late)["left_out"] == 97
+
+
+@pytest.mark.usefixtures("restored")
+def test_lines_go_where_stderr_leads_when_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A progress bar takes the place of stderr, so that lines appear above it and not in it."""
+    set_up("info", "tty")
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stderr", out)
+    logging.getLogger("emstream.test").warning("the cluster was lost")
+    assert "the cluster was lost" in out.getvalue()

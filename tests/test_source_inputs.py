@@ -380,7 +380,7 @@ def test_a_camera_file_at_a_url_is_fetched_once_and_again_when_it_changed(
     options, file = SourceOptions(cache=str(tmp_path / "cache"), pixel_size_nm=0.5), tmp_path / name
 
     def write(frames: np.ndarray, when: float) -> None:
-        tifffile.imwrite(file, frames) if file.suffix == ".tif" else np.save(file, frames)
+        tifffile.imwrite(file, frames, photometric="minisblack") if file.suffix == ".tif" else np.save(file, frames)
         os.utime(file, (when, when))
 
     write(FRAMES, 1e9)

@@ -10,6 +10,7 @@ from typing import Any
 
 log = logging.getLogger("emstream.jobs")
 TELL_EVERY_S = 10.0
+ESTIMATE_S = 1800.0  # over which the speed is taken: several blocks that come at once may be minutes apart
 
 
 class Progress:
@@ -29,6 +30,7 @@ class Progress:
             self._bar = Bar(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"),
                 TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
+                speed_estimate_period=ESTIMATE_S,
             )  # fmt: skip
 
     def __enter__(self) -> Progress:
