@@ -148,8 +148,8 @@ def follow(mean: nn.Module, net: nn.Module, keep: float) -> None:
     with torch.no_grad():
         for a, b in zip(mean.parameters(), net.parameters(), strict=True):
             a.lerp_(b, 1 - keep)
-        for a, b in zip(mean.buffers(), net.buffers(), strict=True):
-            a.copy_(b)
+        for mine, theirs in zip(mean.buffers(), net.buffers(), strict=True):
+            mine.copy_(theirs)
 
 
 def fast_bfloat16() -> bool:
