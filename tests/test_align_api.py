@@ -127,3 +127,13 @@ def test_a_blank_frame_is_flagged_and_does_not_harm() -> None:
     flagged = [i for i, e in enumerate(found) if Status.BLANK in Status(e.status)]
     assert flagged == [10]
     assert np.abs(np.array([e.shift for e in found])[11:] - truth[11:]).max() < 0.4
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("level", [0, 1000])
+def test_frames_in_which_all_pixels_are_equal_stay_where_they_are_and_nothing_overflows(level: int) -> None:
+    state = align.start((64, 64), np.dtype(np.uint16), align.AlignOptions())
+    for _ in range(3):
+        state, estimate = align.follow(state, np.full((64, 64), level, np.uint16))
+        assert estimate.shift == (0, 0)
+    assert estimate.status & Status.REJECTED

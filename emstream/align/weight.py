@@ -20,6 +20,7 @@ from emstream.arrays import fft_namespace, ndimage_namespace
 from emstream.messages import Array
 
 SLOWEST = 0.012  # cycles per cell: slower rings do not enter the fit
+FAINTEST = 1e-16  # noise power of a frame in which all pixels are equal; its square must be a number in float32
 CAP = 3.0  # standard errors by which the fitted model may exceed a ring's mean
 BRAGG = 4.0  # a cell stands out when its 3×3 mean cross power is this many standard errors high …
 BRAGG_EARLY = 10.0  # … and this many while the references are of fewer than 8 frames
@@ -44,7 +45,7 @@ def from_one(power: Array, area: float, grid: Grid) -> Spectrum:
     """A first guess from the power (gy, gx//2+1) of one windowed frame: what stands above the plateau is signal."""
     rings = grid.ring_mean(power) / area
     fast = grid.ring_q > 0.6 * grid.ring_q.max()
-    plateau = max(float(np.median(rings[fast])), 1e-12 * float(rings.max()), 1e-30)
+    plateau = max(float(np.median(rings[fast])), 1e-12 * float(rings.max()), FAINTEST)
     error = rings / np.sqrt(grid.ring_n / 2)
     fit = fit_power(grid.ring_q, rings - plateau, error)
     out = _on_grid(fit, np.full(rings.shape, plateau), rings - plateau, error, grid, 1)
@@ -135,7 +136,7 @@ def _smooth_noise(noise: np.ndarray, error: np.ndarray, power: np.ndarray) -> np
     smooth = np.convolve(np.pad(noise, 2, mode="edge"), np.ones(5) / 5, "valid")
     sure = smooth > 2 * error / np.sqrt(5)
     if not sure.any():
-        return np.full(noise.shape, max(float(np.median(smooth)), 1e-9 * float(power.max()), 1e-30))
+        return np.full(noise.shape, max(float(np.median(smooth)), 1e-9 * float(power.max()), FAINTEST))
     i = np.arange(noise.size)
     return np.interp(i, i[sure], smooth[sure])
 
