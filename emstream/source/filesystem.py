@@ -2,20 +2,62 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import stat
+import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 
 REMOTE = re.compile(
-    r"nfs|cifs|smb|9p|afs|ceph|lustre|gpfs|beegfs|gluster|ocfs|gfs2|pvfs|orangefs|virtiofs|vboxsf|vmhgfs|drvfs|fuse|davfs|mhddfs"
+    r"nfs|cifs|smb|9p|afs|ceph|lustre|gpfs|beegfs|gluster|ocfs|gfs2|pvfs|orangefs|virtiofs|vboxsf|vmhgfs|drvfs|fuse|davfs|mhddfs|coda|panfs|ibrix"
 )
 MOUNTS = Path("/proc/self/mountinfo")
 
 
-def mount_kind(folder: Path, mounts: Path = MOUNTS) -> str:
-    """The kind of file system that a folder lies on, as Linux calls it (ext4, nfs4, fuse.sshfs …); "" when unknown."""
+# statfs(2) and linux/magic.h: what the kernel calls the file systems that other machines can write to
+REMOTE_MAGIC = {
+    0x6969: "nfs", 0xFF534D42: "cifs", 0xFE534D42: "smb2", 0x517B: "smb", 0x01021997: "9p", 0x00C36400: "ceph",
+    0x0BD00BD0: "lustre", 0x47504653: "gpfs", 0x19830326: "beegfs", 0x5346414F: "afs", 0x6B414653: "afs",
+    0x73757245: "coda", 0x7461636F: "ocfs2", 0x01161970: "gfs2", 0xAAD7AAEA: "panfs", 0x20030528: "pvfs2",
+    0x786F4256: "vboxsf", 0xBACBACBC: "vmhgfs", 0x013111A8: "ibrix",
+}  # fmt: skip
+FUSE = 0x65735546
+
+
+def mount_kind(folder: Path, mounts: Path = MOUNTS, magic: Callable[[Path], int | None] | None = None) -> str:
+    """The kind of file system that a folder lies on, as Linux calls it (ext4, nfs4, fuse.sshfs …); "" when unknown.
+
+    The table of mounts has the name, and tells what is behind FUSE. But it may be hidden, or not name what lies under
+    this very folder (mounts over mounts, automatic ones): the kernel's own word (statfs) counts when it says remote.
+
+    mounts : the table of mounts · magic : statfs' f_type of a folder
+    """
+    number = (magic or statfs_type)(folder)
+    told = _mounted(folder, mounts)
+    if number in REMOTE_MAGIC and not is_remote(told):
+        return REMOTE_MAGIC[number]
+    return "fuse" if number == FUSE and not is_remote(told) else told
+
+
+def statfs_type(folder: Path) -> int | None:
+    """f_type of statfs(2), which os.statvfs leaves out; None where it cannot be had."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        statfs = ctypes.CDLL(None, use_errno=True).statfs
+    except (OSError, AttributeError):
+        return None
+    buffer = (ctypes.c_long * 64)()  # struct statfs begins with f_type, a long, and is far smaller
+    if statfs(os.fsencode(folder), buffer) != 0:
+        return None
+    return int(buffer[0]) & 0xFFFFFFFF
+
+
+def _mounted(folder: Path, mounts: Path) -> str:
+    """What the table of mounts says of a folder; "" when it cannot be read."""
     try:
         text = mounts.read_text(encoding="utf-8", errors="surrogateescape")
         place = os.path.realpath(folder)

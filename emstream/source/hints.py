@@ -21,6 +21,8 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
+from emstream.source.filesystem import is_remote, mount_kind
+
 log = logging.getLogger(__name__)
 
 MOST_FILES = 512  # named one by one; beyond, their folders are named
@@ -50,8 +52,13 @@ class Hints(FileSystemEventHandler):
         self._observer: Any = None
 
     def start(self) -> bool:
-        """Begin to listen. False when the system refuses (limits, no such service): scans alone will do."""
+        """Begin to listen. False when the system refuses (limits, no such service), or other machines may write there.
+
+        Scans alone will do then. A folder may become another one: a mount point whose mount came back.
+        """
         self.stop()
+        if is_remote(mount_kind(self.root)):
+            return False
         observer = Observer()
         try:
             observer.schedule(self, str(self.root), recursive=True, event_filter=EVENTS)
