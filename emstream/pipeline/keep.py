@@ -149,10 +149,10 @@ class StoreKeeper:
         usable = [s for s in found if int(s["kept"]) <= self.stored]
         return max(usable, key=lambda s: int(s["kept"])) if usable else None
 
-    def waiting(self) -> list[int]:
-        """The frames that the run had when it was opened and whose final shift is not known."""
-        shifts = self._in_the_queue(lambda: self._writer.columns.column("final_shift", self.stored))
-        return [int(slot) for slot in np.flatnonzero(np.isnan(shifts[:, 0]))]
+    def waiting(self, first: int) -> list[int]:
+        """The frames from `first` on that the run had when it was opened and whose final shift is not known."""
+        shifts = self._in_the_queue(lambda: self._writer.columns.column("final_shift", self.stored, first))
+        return [int(slot) + first for slot in np.flatnonzero(np.isnan(shifts[:, 0]))]
 
     def read(self, slot: int) -> Aligned:
         """A stored frame as the aligner gave it."""

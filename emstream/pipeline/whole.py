@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ from emstream.source import SourceOptions
 from emstream.source.ahead import ReadAhead
 from emstream.source.correct import load_correction
 from emstream.store import Ledger, RunWriter, StoreOptions, WriteBehind, tables
+
+SMALL = 256  # px a side of the frames that warm everything up
 
 
 class Rooms(Protocol):
@@ -74,24 +77,27 @@ def through(
     name: str,
     attrs: Mapping[str, Any] | None = None,
     tell: Callable[[Result], None] = lambda result: None,
+    store: StoreOptions | None = None,
 ) -> list[str]:
     """Every frame of a source into runs under `out`, which this process alone writes.
 
     name    : of the runs
     attrs   : what else the runs say of themselves
+    store   : instead of the rooms' own
     returns : the runs' names
     raises  : StoreBusy, BadImage, and what reading raises
     """
     out.mkdir(parents=True, exist_ok=True)
     runs: list[str] = []
-    with Ledger(out, None, rooms.store.fsync) as ledger:
+    store = store or rooms.store
+    with Ledger(out, None, store.fsync) as ledger:
         sinks = Sinks()
-        behind = WriteBehind(sinks, rooms.store.write_behind_mb << 20)
+        behind = WriteBehind(sinks, store.write_behind_mb << 20)
 
         def open_lane(frame: Frame) -> Lane:
             kind = frame.pixels.dtype.name
             row = ledger.run_for(frame.series, name, frame.pixels.shape, kind, frame.pixel_size_nm, dict(attrs or {}))
-            writer = RunWriter(out, row, ledger, rooms.store, timed=metrics.timed)
+            writer = RunWriter(out, row, ledger, store, timed=metrics.timed)
             if row.state in ("closed", "recovered"):
                 writer.reopen()
             runs.append(row.name)
@@ -107,19 +113,19 @@ def warm_up(rooms: Rooms, steps: Steps, shape: tuple[int, int] = (1024, 1024)) -
     """Three frames into a run that is thrown away: what is paid once is paid before the camera starts.
 
     Libraries that are loaded when they are first needed, plans of transforms, the network's first calls: together they
-    held up the first frames of a session by a second and more.
+    held up the first frames of a session by a second and more. A start is waited for, too: the frames are small.
+
+    shape : for which the network is made ready
     """
     if steps.segmenter is not None:
         tables.warm_up()
         steps.segmenter.warm_up(shape)
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[: shape[0], : shape[1]] / shape[0]
-    scene = 100 - 40 * ((y - 0.5) ** 2 + (x - 0.5) ** 2 < 0.01)
+    y, x = np.mgrid[:SMALL, :SMALL] / SMALL
+    scene = np.random.default_rng(0).poisson(100 - 40 * ((y - 0.5) ** 2 + (x - 0.5) ** 2 < 0.01)).astype(np.uint16)
     with tempfile.TemporaryDirectory(prefix="emstream-warm-") as folder:
-        frames = (
-            Frame("warm", Origin("", i, 0, 0, 0), rng.poisson(scene).astype(np.uint16), float(i)) for i in range(3)
-        )
-        through(frames, Path(folder), rooms, steps, Metrics(), name="warm")
+        frames = (Frame("warm", Origin("", i, 0, 0, 0), np.roll(scene, i), float(i)) for i in range(3))
+        loose = replace(rooms.store, fsync=False, low_water_mb=0)  # nobody misses it after a power cut
+        through(frames, Path(folder), rooms, steps, Metrics(), name="warm", store=loose)
         if steps.segmenter is not None:
             from emstream.store import Run
 

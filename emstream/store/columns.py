@@ -85,10 +85,11 @@ class Columns:
         self._touched.clear()
         return rows
 
-    def column(self, name: str, n: int) -> np.ndarray:
-        """The first n rows; what is not in memory comes from the files."""
-        chunks = [self._rows(name, chunk) for chunk in range(-(-n // COLUMN_CHUNK))]
-        return np.concatenate([_filled(name, 0), *chunks])[:n]
+    def column(self, name: str, n: int, first: int = 0) -> np.ndarray:
+        """The rows from `first` to n - 1; what is not in memory comes from the files."""
+        begin = first // COLUMN_CHUNK
+        chunks = [self._rows(name, chunk) for chunk in range(begin, -(-n // COLUMN_CHUNK))]
+        return np.concatenate([_filled(name, 0), *chunks])[first - begin * COLUMN_CHUNK : n - begin * COLUMN_CHUNK]
 
     def as_table(self, n: int) -> dict[str, np.ndarray]:
         """frames.parquet: frame, and each column; the shift as two."""
