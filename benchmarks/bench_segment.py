@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ import numpy as np
 from segment_scenes import flickering, mixed, one_size, touching
 
 from emstream import simulate
+from emstream.align import AlignOptions
 from emstream.learn.data import Picture, read_pictures
 from emstream.learn.evaluate import score
 from emstream.learn.ship import every_second, parts
-from emstream.measure import particles
+from emstream.measure import MeasureOptions, particles
+from emstream.messages import Aligned, Frame, Origin
+from emstream.pipeline.average import Seen, reach
+from emstream.pipeline.steps import Steps, look, looked_at
 from emstream.segment import Segmenter, SegmentOptions, load
 
 SEEDS = (1, 2, 3)
@@ -59,7 +64,8 @@ def qualities(models: list[str], data: Path | None, only: str, long_side: int) -
             spread = f"Dice ± {np.std([s['dice'] for s in each]):.3f}" if len(each) > 1 else ""
             print(f"| {name} | {model} | {numbers} | {spread} |", flush=True)
     for model in models if only in "flicker" else ():
-        print(f"| static scene, 4 e/px | {model} | {flicker(model)} |", flush=True)
+        for average, name in ((1, "each frame alone"), (0, "by the dose, the default")):
+            print(f"| static scene, 4 e/px, {name} | {model} | {flicker(model, average)} |", flush=True)
 
 
 def sets(data: Path | None) -> Iterator[tuple[str, Callable[[], list[list[Picture]]]]]:
@@ -103,12 +109,27 @@ def fresh(segment: Segmenter) -> Callable[[np.ndarray], np.ndarray]:
     return one
 
 
-def flicker(model: str) -> str:
-    """Relative rms of the change of labelled area from frame to frame, nothing but noise changing; seed by seed."""
+def flicker(model: str, average: int) -> str:
+    """Relative rms of the change of labelled area from frame to frame, nothing but noise changing; seed by seed.
+
+    average : `segment.average_frames`; the first frames, which have fewer before them, are left out
+    """
     told = []
+    options = SegmentOptions(model=model, judge_every=0, average_frames=average)
     for seed in SEEDS:
-        segment = load(SegmentOptions(model=model, judge_every=0), threads=1)
-        area = np.array([(np.asarray(segment(f).labels) > 0).sum() for f in flickering(4, seed)], float)
+        steps = Steps(
+            align=AlignOptions(), measure=MeasureOptions(), segmenter=load(options, threads=1), average=average
+        )
+        seen: deque[Seen] = deque(maxlen=reach(average) + 1)
+        areas = []
+        for i, pixels in enumerate(flickering(4, seed, 18)):
+            frame, valid = (
+                Frame("still", Origin("", i, 0, 0, 0), pixels, i / 10),
+                (0, pixels.shape[0], 0, pixels.shape[1]),
+            )
+            seen.append(Seen(Aligned(frame, pixels, (0.0, 0.0), 1.0, 0, 1, valid), pixels))
+            areas.append(float((np.asarray(look(steps, looked_at(steps, list(seen)))().labels) > 0).sum()))
+        area = np.array(areas[6:])
         told.append(np.sqrt(np.mean((area[1:] / area[:-1] - 1) ** 2)))
     return "area flicker, rms: " + ", ".join(f"{100 * t:.2f} %" for t in told)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 
 from emstream import align, measure
 from emstream.align import AlignOptions
+from emstream.measure import MeasureOptions
 from emstream.messages import Aligned, Frame, Labelled, Origin
-from emstream.pipeline.steps import linked, measured
+from emstream.pipeline.average import Seen, reach
+from emstream.pipeline.steps import Steps, linked, look, looked_at, measured
 from emstream.segment import SegmentOptions, load
 from emstream.simulate import Movie, movie
 
@@ -26,11 +28,11 @@ NEAR = 15  # frames by which a coalescence may be told early: many a segmentatio
 STRICT = 5
 
 
-def scene(dose: float, frames: int, seed: int) -> Movie:
+def scene(dose: float, frames: int, seed: int, wander: float = 0.3) -> Movie:
     """The movie: its truth is exact, its exponent 3 from the first frame."""
     return movie(
         frames, (512, 512), dose=dose, particles=200, diameter=(4, 24), ripe=True, coarsen=3.0, exponent=3.0,
-        wander=0.3, coalesce=True, contrast=(0.3, 0.6), drift_per_frame=(0.12, -0.08), jitter=0.3, seed=seed,
+        wander=wander, coalesce=True, contrast=(0.3, 0.6), drift_per_frame=(0.12, -0.08), jitter=0.3, seed=seed,
     )  # fmt: skip
 
 
@@ -118,9 +120,13 @@ def truth_of(m: Movie) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def run(m: Movie, model: str) -> dict[str, Any]:
+def run(m: Movie, model: str, average: int) -> dict[str, Any]:
     """The movie through the loop's own steps; model = truth takes the true labels in place of the network's."""
-    segmenter = None if model == "truth" else load(SegmentOptions(model=model))
+    options = SegmentOptions(model=model, average_frames=average)
+    segmenter = None if model == "truth" else load(options)
+    steps = Steps(align=AlignOptions(), measure=MeasureOptions(), segmenter=segmenter, average=average)
+    seen: deque[Seen] = deque(maxlen=reach(average) + 1)
+    together_n = []
     tracks, drift, exclude = measure.start_tracks(), align.start(m.shape, m.dtype, AlignOptions()), None
     score, told, rows, truth, spent = Score(), [], [], truth_of(m), 0.0
     for i in range(len(m)):
@@ -134,7 +140,9 @@ def run(m: Movie, model: str) -> dict[str, Any]:
         if segmenter is None:
             labelled = Labelled(true_labels, "truth", "")
         else:
-            labelled = segmenter.look(moved, valid=valid, pixel_size_nm=m.pixel_size_nm)()
+            seen.append(Seen(aligned, moved))
+            labelled = look(steps, looked_at(steps, list(seen)))()
+            together_n.append(labelled.averaged)
         exclude = labelled.labels > 0
         start = time.thread_time()
         tracks, found, _ = linked(tracks, i, aligned, labelled, measured(labelled, aligned), m.pixel_size_nm)
@@ -169,6 +177,7 @@ def run(m: Movie, model: str) -> dict[str, Any]:
         "± se": found_law.paths.exponent_error,
         "from the mean": found_law.mean.exponent if found_law.mean else float("nan"),
         "radius scatter px": found_law.scatter,
+        "frames together": float(np.mean(together_n)) if together_n else 1.0,
         "measure + link ms": 1e3 * spent / len(m),
     }
 
@@ -179,12 +188,16 @@ def main() -> None:
     parse.add_argument("--models", nargs="+", default=["truth", "default"])
     parse.add_argument("--frames", type=int, default=300)
     parse.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parse.add_argument("--average", type=int, default=0, help="segment.average_frames")
+    parse.add_argument(
+        "--wander", type=float, default=0.3, help="px a particle moves from frame to frame, rms per axis"
+    )
     options = parse.parse_args()
     head = False
     for model in options.models:
         for dose in options.doses if model != "truth" else options.doses[:1]:
             for seed in options.seeds:
-                result = run(scene(dose, options.frames, seed), model)
+                result = run(scene(dose, options.frames, seed, options.wander), model, options.average)
                 if not head:
                     print("| labels | e/px | seed | " + " | ".join(result) + " |")
                     print("|---" * (len(result) + 3) + "|")

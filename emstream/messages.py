@@ -74,6 +74,7 @@ class Labelled:
     model: str  # the model's name
     sha256: str  # of its weights; "" for a model without weights
     agreement: float = float("nan")  # 0..1, how far two ways of segmenting agree; NaN when not judged
+    averaged: int = 1  # aligned frames that were looked at together: this one and those before it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

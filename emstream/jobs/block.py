@@ -5,6 +5,7 @@ A block's files are written so that it does not matter who writes them, how ofte
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -22,8 +23,9 @@ from emstream.arrays import namespace_of
 from emstream.errors import StoreDamaged
 from emstream.jobs.cluster import on_worker
 from emstream.jobs.job import Job
-from emstream.messages import Frame
+from emstream.messages import Frame, Status
 from emstream.pipeline import make_steps
+from emstream.pipeline.average import reach
 from emstream.pipeline.blocks import Block, Done, Known, Surroundings, first_pass, rows_of, second_pass
 from emstream.pipeline.steps import Steps
 from emstream.source.archive import OpenInput, open_input
@@ -76,7 +78,7 @@ def steps_of(job: Job) -> Steps:
 
 def _alone(job: Job, k: int) -> dict[str, Any]:
     with open_input(job.archive) as source:
-        block = _read(job, source, k)
+        block = _read(job, source, *job.span(k))
     guess, keys = first_pass(block, steps_of(job))
     arrays = {f"guess.{name}": a for name, a in guess.dump().items()}
     for p, key in enumerate(keys):
@@ -117,8 +119,10 @@ def _done(job: Job, k: int) -> dict[str, Any]:
     start, stop = job.span(k)
     steps = steps_of(job)
     with open_input(job.archive) as source:
-        block = _read(job, source, k)
-        known: Surroundings | Known = _surroundings(job, k, steps) if job.estimated else _known(job, source, k)
+        known: Surroundings | Known = _surroundings(job, k, steps) if job.estimated else _known(job, source, k, steps)
+        block = _read(job, source, *job.span(k))
+        if known.earlier is not None:
+            block = dataclasses.replace(block, before=_read(job, source, start - len(known.earlier.shift), start))
     shards = _Shards(job)
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     particles: list[dict[str, np.ndarray]] = []
@@ -249,30 +253,46 @@ def _surroundings(job: Job, k: int, steps: Steps) -> Surroundings:
     around: list[list[tuple[Keyframe, np.ndarray]]] = [[] for _ in range(int(guess.part[-1]) + 1)]
     for (mine, block, part), offset in zip(placed["near"], placed["offset"]):
         around[int(mine)].append((_keyframe(job, int(block), int(part), xp), offset))
-    before = after = None
+    before = after = earlier = None
     if np.isfinite(placed["before"]).all():
         other = guess_of(job, k - 1)
         before = other.cut(_of_part(other, -1)[-CONTEXT:], placed["before"]).rows()
+        earlier = _earlier(job, k, other, placed, reach(steps.average))
     if np.isfinite(placed["after"]).all():
         other = guess_of(job, k + 1)
         after = other.cut(_of_part(other, 0)[:CONTEXT], placed["after"]).rows()
-    return Surroundings(guess, around, before, after, placed["base"], placed["anchor"])
+    return Surroundings(guess, around, before, after, placed["base"], placed["anchor"], earlier)
+
+
+def _earlier(job: Job, k: int, other: Guess, placed: Mapping[str, np.ndarray], n: int) -> Known | None:
+    """Where the n frames before block k lie, as block k - 1 (`other`) alone tells; None when there are none."""
+    rows = _of_part(other, -1)
+    rows = rows[max(0, len(rows) - n) :]
+    theirs = load_arrays(job.file("placed", k - 1, ".npz"))
+    if not len(rows) or theirs is None:
+        return None
+    told = other.cut(rows, placed["before"])
+    return Known(told.place - placed["base"][0], np.ones(len(rows)), theirs["anchor"][rows], told.status, False)
 
 
 def _of_part(guess: Guess, part: int) -> np.ndarray:
     return np.flatnonzero(guess.part == (guess.part[-1] if part < 0 else part))
 
 
-def _known(job: Job, source: OpenInput, k: int) -> Known:
+def _known(job: Job, source: OpenInput, k: int, steps: Steps) -> Known:
     """Shifts as they were stored, when frames of a run are kept where they are; nought otherwise."""
     start, stop = job.span(k)
+    first = max(0, start - reach(steps.average))
+    earlier = _stored(source, first, start) if first < start else None
+    return dataclasses.replace(_stored(source, start, stop), earlier=earlier)
+
+
+def _stored(source: OpenInput, start: int, stop: int) -> Known:
     n = stop - start
     try:
         stored = {name: source.column(name)[start:stop] for name in ("shift", "confidence", "anchor", "status")}
     except KeyError:
         return Known(np.zeros((n, 2)), np.ones(n), np.zeros(n, int), np.zeros(n, int), False)
-    from emstream.messages import Status
-
     status = stored["status"].astype(int) & ~int(Status.SEGMENTED)
     return Known(stored["shift"], stored["confidence"], stored["anchor"], status, True)
 
@@ -280,8 +300,8 @@ def _known(job: Job, source: OpenInput, k: int) -> Known:
 # ---- files -------------------------------------------------------------------------------------------------------
 
 
-def _read(job: Job, source: OpenInput, k: int) -> Block:
-    start, stop = job.span(k)
+def _read(job: Job, source: OpenInput, start: int, stop: int) -> Block:
+    """Frames start … stop - 1."""
     pixels, wrong_ones = source.read_good(start, stop)
     times = source.times(start, stop)
     frames = [

@@ -7,9 +7,10 @@ came after it. Between the passes the blocks exchange numbers and keyframes, nev
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from emstream.align.keyframe import Keyframe
 from emstream.align.stack import Sight
 from emstream.messages import Aligned, Array, Frame, Labelled, Measured, PixelSize, Rect, Status
 from emstream.pipeline import steps as step
+from emstream.pipeline.average import Seen, reach
 from emstream.pipeline.steps import Steps
 from emstream.store.chunks import decode, encode
 
@@ -33,6 +35,7 @@ class Block:
     pixels: np.ndarray  # (n, y, x), the same
     shown: Sequence[Rect] | None  # what each really holds; None: everything
     bad: Mapping[int, str]  # frames of the block that could not be read, and why
+    before: Block | None = None  # the last frames before the block, for the segmenter
 
     def rect(self, i: int) -> Rect | None:
         return None if self.shown is None else self.shown[i]
@@ -48,6 +51,7 @@ class Surroundings:
     after: Rows | None
     base: np.ndarray  # (n, 2): where each frame's anchor lies on the canvas of its part
     anchor: np.ndarray  # (n,) int
+    earlier: Known | None = None  # where the frames of `Block.before` lie, as far as their block alone tells
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +63,7 @@ class Known:
     anchor: np.ndarray  # (n,) int
     status: np.ndarray  # (n,) bits
     moved: bool  # whether the pixels are moved by it already
+    earlier: Known | None = None  # of the frames of `Block.before`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +87,7 @@ def first_pass(block: Block, steps: Steps) -> tuple[Guess, list[Keyframe]]:
         aligned = step.place(
             block.frames[i], bench.pixels[i], (0.0, 0.0), steps, confidence=1.0, anchor=0, status=0, shown=block.rect(i)
         )
-        return step.look(steps, references, aligned)().labels > 0
+        return step.look(steps, [step.seen(aligned, references)])().labels > 0
 
     return alone(bench, particles)
 
@@ -91,15 +96,33 @@ def second_pass(block: Block, steps: Steps, known: Surroundings | Known) -> Iter
     """Every frame of a block, finished, in order."""
     references = steps.references(block.pixels.shape[1:])
     _fresh(steps)
+    window = _Window(block, steps, references, known.earlier)
     if isinstance(known, Known):
         for i in range(len(block.frames)):
-            yield _finished(block, i, steps, references, None, _kept(block, i, steps, known))
+            aligned = _kept(block, i, steps, known)
+            yield _finished(block, i, steps, window.of(aligned), None)
         return
     looks = _Looks(block, steps, references, known)
     final = looks.final()
     for i in range(len(block.frames)):
-        aligned = _placed(block, i, steps, known, final)
-        yield _finished(block, i, steps, references, looks.labels(i, aligned), aligned)
+        frames = window.of(_placed(block, i, steps, known, final))
+        yield _finished(block, i, steps, frames, looks.labels(i, frames))
+
+
+class _Window:
+    """The frames that each frame of a block is looked at together with, one after the other from the block's first."""
+
+    def __init__(self, block: Block, steps: Steps, references: Mapping[str, Array], earlier: Known | None) -> None:
+        self._steps, self._references = steps, references
+        self._seen: deque[Seen] = deque(maxlen=reach(steps.average) + 1)
+        if steps.segmenter is not None and block.before is not None and earlier is not None:
+            for i in range(len(block.before.frames)):
+                self._seen.append(step.seen(_kept(block.before, i, steps, earlier), references))
+
+    def of(self, aligned: Aligned) -> Sequence[Seen]:
+        """The frames that are added up for the next frame; the last is the frame itself."""
+        self._seen.append(step.seen(aligned, self._references))
+        return step.looked_at(self._steps, list(self._seen))
 
 
 class _Looks:
@@ -109,8 +132,10 @@ class _Looks:
     """
 
     def __init__(self, block: Block, steps: Steps, references: Mapping[str, Array], known: Surroundings) -> None:
-        self._block, self._steps, self._references, self._known = block, steps, references, known
-        self._kept: dict[int, tuple[tuple[float, float], bytes, Labelled]] = {}
+        self._block, self._steps, self._known = block, steps, known
+        self._references = references
+        self._window = _Window(block, steps, references, known.earlier)
+        self._kept: dict[int, tuple[list[Place], bytes, Labelled]] = {}
 
     def final(self) -> Final:
         """Where each frame lies, everything known."""
@@ -120,41 +145,50 @@ class _Looks:
         for i in range(n):
             if known.guess.status[i] & int(Status.BLANK):
                 sights.append(None)
+                if self._steps.segmenter is not None:
+                    self._window.of(self._laid(i))
                 continue
             mask = None
             if self._steps.segmenter is not None:
                 shift = known.guess.place[i] - known.base[i]
-                mask = frame_mask(self._look(i, shift) > 0, shift, bench.options.dilate_px, bench.grid)
+                mask = frame_mask(self._look(i) > 0, shift, bench.options.dilate_px, bench.grid)
             sights.append(bench.sight(i, mask))
         return among(bench, sights, known.guess, known.around, known.before, known.after)
 
-    def labels(self, i: int, aligned: Aligned) -> Labelled | None:
-        """The labels of a frame, if it is laid where it was looked at."""
+    def labels(self, i: int, frames: Sequence[Seen]) -> Labelled | None:
+        """The labels of a frame, if the same frames are added up, laid where they were."""
         if i not in self._kept:
             return None
-        shift, packed, labelled = self._kept.pop(i)
-        if self._steps.align.resample != "integer" or align.whole(shift) != align.whole(aligned.shift):
+        places, packed, labelled = self._kept.pop(i)
+        if self._steps.align.resample != "integer" or places != _places(frames):
             return None
         found = decode(packed, (self._block.pixels.shape[1:], "int32"), "zstd")
         return replace(labelled, labels=found)
 
-    def _look(self, i: int, shift: np.ndarray) -> Array:
-        at = (float(shift[0]), float(shift[1]))
-        pixels = arrays.to_device(self._block.pixels[i], self._steps.device)
-        aligned = step.place(
-            self._block.frames[i],
-            pixels,
-            at,
-            self._steps,
-            confidence=1.0,
-            anchor=0,
-            status=0,
-            shown=self._block.rect(i),
-        )
-        labelled = step.look(self._steps, self._references, aligned)()
+    def _look(self, i: int) -> Array:
+        frames = self._window.of(self._laid(i))
+        labelled = step.look(self._steps, frames)()
         host = np.ascontiguousarray(arrays.to_host(labelled.labels), np.int32)
-        self._kept[i] = at, b"".join(encode(host, "zstd")), replace(labelled, labels=None)
+        self._kept[i] = _places(frames), b"".join(encode(host, "zstd")), replace(labelled, labels=None)
         return labelled.labels
+
+    def _laid(self, i: int) -> Aligned:
+        """A frame where its guess lays it."""
+        known = self._known
+        shift = known.guess.place[i] - known.base[i]
+        return step.place(
+            self._block.frames[i], arrays.to_device(self._block.pixels[i], self._steps.device),
+            (float(shift[0]), float(shift[1])), self._steps, confidence=1.0, anchor=int(known.anchor[i]),
+            status=int(known.guess.status[i]), shown=self._block.rect(i),
+        )  # fmt: skip
+
+
+Place: TypeAlias = tuple[int, tuple[int, int]]  # a frame, by its slot in the archive, and the whole part of its shift
+
+
+def _places(frames: Sequence[Seen]) -> list[Place]:
+    """What decides on the labels of a frame in a block."""
+    return [(s.aligned.frame.origin.sub, align.whole(s.aligned.shift)) for s in frames]
 
 
 def _bench(block: Block, steps: Steps, references: Mapping[str, Array]) -> Bench:
@@ -193,16 +227,14 @@ def _kept(block: Block, i: int, steps: Steps, known: Known) -> Aligned:
     return Aligned(block.frames[i], pixels, shift, valid=align.covered(pixels.shape, shift), **told)
 
 
-def _finished(
-    block: Block, i: int, steps: Steps, references: Mapping[str, Array], labelled: Labelled | None, aligned: Aligned
-) -> Done:
-    """Segmented, unless it was; measured; on the host."""
-    found: Measured | None = None
+def _finished(block: Block, i: int, steps: Steps, frames: Sequence[Seen], labelled: Labelled | None) -> Done:
+    """Segmented, unless it was; measured; on the host. frames : of `_Window.of`"""
+    aligned, found = frames[-1].aligned, None
     if steps.segmenter is None or i in block.bad:
         labelled = None
     else:
         if labelled is None:
-            labelled = step.look(steps, references, aligned)()
+            labelled = step.look(steps, frames)()
         found = step.measured(labelled, aligned)
         labelled = replace(labelled, labels=arrays.to_host(labelled.labels))
         aligned = replace(aligned, status=aligned.status | int(Status.SEGMENTED))

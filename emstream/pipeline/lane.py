@@ -18,6 +18,7 @@ from emstream.errors import BadImage
 from emstream.messages import Aligned, Array, Frame, Labelled, Measured, PixelSize, Status
 from emstream.metrics import Metrics
 from emstream.pipeline import steps as step
+from emstream.pipeline.average import Seen, reach
 from emstream.pipeline.steps import Steps, Tables
 
 log = logging.getLogger("emstream.pipeline")
@@ -108,6 +109,7 @@ class Lane:
         self._peeked: dict[int, Once | None] = {}  # looked at before their turn; None = only the store has the labels
         self._measured: dict[int, Measured] = {}  # before their turn; the queue's thread alone touches it
         self._waiting: dict[int, tuple[float, float]] = {}  # for the branch: drift speed, px/s; when the file was whole
+        self._seen: OrderedDict[int, Seen] = OrderedDict()  # frames that the next one may be looked at together with
         self._particles: Once | None = None  # of the newest frame that was looked at, for the aligner
         self.short_of_memory = False  # the GPU's was full: the loop takes fewer frames at once
         self._before: tuple[float, float, float] | None = None  # time, dy, dx of the frame before
@@ -173,6 +175,7 @@ class Lane:
         self._settling = align.Settling(self.steps.align.final_lag)
         self._references = {k: arrays.to_host(v) for k, v in self._references.items()}
         self._memory = OrderedDict((k, replace(a, pixels=arrays.to_host(a.pixels))) for k, a in self._memory.items())
+        self._seen.clear()
         if self._particles is not None:
             made = self._particles
             self._particles = Once(lambda: on_host(made()))
@@ -251,7 +254,7 @@ class Lane:
         if slot in self._peeked or slot not in self._memory:
             return
         aligned = self._memory[slot]
-        labelled = self._segment(aligned)
+        labelled = self._segment(slot, aligned)
         room = min(PEEKED, max(2, MEMORY // 4 // (4 * aligned.pixels.size)))
         for old in [s for s, kept in self._peeked.items() if kept is not None][:-room]:
             self._peeked[old] = None
@@ -266,24 +269,27 @@ class Lane:
         aligned = self._memory.pop(slot, None)
         if aligned is None:  # the branch lags: the store has the pixels, but not since when
             aligned = self.keeper.read(slot)
-            aligned = replace(aligned, frame=replace(aligned.frame, closed_at=closed_at))
+            pixels = arrays.to_device(aligned.pixels, self.steps.device)
+            aligned = replace(aligned, frame=replace(aligned.frame, closed_at=closed_at), pixels=pixels)
         ahead_of_turn = slot in self._peeked
         labelled = self._peeked.pop(slot, None)
         if labelled is None and ahead_of_turn:
             stored = self.keeper.read_labels(slot)
             labelled = Once(lambda: stored)
         elif labelled is None:
-            labelled = self._segment(aligned)
-        seen = labelled
+            labelled = self._segment(slot, aligned)
+        made = labelled
         self.linked = slot + 1
         if not self._peeked:
-            self._particles = seen
-        self.keeper.labels(lambda: self._follow(slot, aligned, seen(), speed), 4 * aligned.pixels.size)
+            self._particles = made
+        self.keeper.labels(lambda: self._follow(slot, aligned, made(), speed), 4 * aligned.pixels.size)
 
-    def _segment(self, aligned: Aligned) -> Once:
-        """Let the network look at a frame; its particles are made of that later."""
+    def _segment(self, slot: int, aligned: Aligned) -> Once:
+        """Let the network look at a frame, and at those before it; its particles are made of that later."""
+        before = range(max(0, slot - reach(self.steps.average)), slot)
         began = time.perf_counter()
-        particles = step.look(self.steps, self._references, aligned)
+        frames = [*(self._as_looked_at(s) for s in before), self._as_looked_at(slot, aligned)]
+        particles = step.look(self.steps, step.looked_at(self.steps, frames))
         looked = time.perf_counter() - began
 
         def finish() -> Labelled:
@@ -293,6 +299,19 @@ class Lane:
             return labelled
 
         return Once(finish)
+
+    def _as_looked_at(self, slot: int, aligned: Aligned | None = None) -> Seen:
+        """A frame that is, or was, the segmenter's; the store has those that are forgotten."""
+        if slot not in self._seen:
+            aligned = aligned or self._memory.get(slot) or self.keeper.read(slot)
+            pixels = arrays.to_device(aligned.pixels, self.steps.device)
+            self._seen[slot] = step.seen(replace(aligned, pixels=pixels), self._references)
+        self._seen.move_to_end(slot)
+        least = reach(self.steps.average) + 1  # twice: around the newest frame, and around the oldest that waits
+        most = min(2 * least, max(least, MEMORY // max(1, int(self._seen[slot].pixels.nbytes))))
+        while len(self._seen) > most:
+            self._seen.popitem(last=False)
+        return self._seen[slot]
 
     # ---- behind the loop, in the queue's thread ----------------------------------------------------------------
 

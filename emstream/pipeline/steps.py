@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ from emstream import align, arrays, measure
 from emstream.align import AlignOptions
 from emstream.measure import MeasureOptions
 from emstream.messages import Aligned, Array, Frame, Labelled, Measured, PixelSize, Rect
+from emstream.pipeline.average import Seen, added, common, together
 from emstream.segment import Segmenter
 from emstream.source.correct import Correction
 
@@ -30,6 +31,7 @@ class Steps:
 
     correction : dark, gain and defects; never applied to what is stored
     segmenter  : None when segmentation is off
+    average, long_side_px : how many aligned frames it is given at once, see `average.together`; of the segmenter's own size
     """
 
     align: AlignOptions
@@ -38,6 +40,8 @@ class Steps:
     device: str = "cpu"
     correction: Correction | None = None
     keep_raw: bool = False
+    average: int = 1
+    long_side_px: int = 0
 
     def references(self, shape: tuple[int, int]) -> dict[str, Array]:
         """dark, gain and defects for frames of this shape, on the device; those that there are."""
@@ -73,21 +77,32 @@ def place(
     return Aligned(frame, moved, shift, confidence, anchor, status, valid)
 
 
-def common(a: Rect, b: Rect) -> Rect:
-    """What two rectangles share; (0, 0, 0, 0) when that is nothing."""
-    y0, y1, x0, x1 = max(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), min(a[3], b[3])
-    return (y0, y1, x0, x1) if y1 > y0 and x1 > x0 else (0, 0, 0, 0)
+def seen(aligned: Aligned, references: Mapping[str, Array]) -> Seen:
+    """An aligned frame as the network is given it. references : of `Steps.references`"""
+    return Seen(aligned, corrected(aligned, references))
 
 
-def look(steps: Steps, references: Mapping[str, Array], aligned: Aligned) -> Callable[[], Labelled]:
+def looked_at(steps: Steps, frames: Sequence[Seen]) -> Sequence[Seen]:
+    """Which of a frame and those before it the network is given. frames : up to `average.reach` of them, and the frame"""
+    return together(frames, steps.average, steps.long_side_px)
+
+
+def look(steps: Steps, frames: Sequence[Seen]) -> Callable[[], Labelled]:
     """Let the network look at an aligned frame; what is returned makes its particles of that.
 
-    references : of `Steps.references`
+    frames : those that are added up, oldest first; the last is the frame itself (`looked_at`)
     """
     assert steps.segmenter is not None
-    return steps.segmenter.look(
-        corrected(aligned, references), valid=aligned.valid, pixel_size_nm=aligned.frame.pixel_size_nm
-    )
+    aligned = frames[-1].aligned
+    try:
+        pixels = added(frames)
+    except (RuntimeError, MemoryError) as problem:
+        if not arrays.out_of_memory(problem):
+            raise
+        arrays.free_unused()
+        pixels = added(frames)
+    particles = steps.segmenter.look(pixels, valid=aligned.valid, pixel_size_nm=aligned.frame.pixel_size_nm)
+    return lambda: replace(particles(), averaged=len(frames))
 
 
 def corrected(aligned: Aligned, references: Mapping[str, Array]) -> Array:

@@ -58,6 +58,7 @@ def make_steps(rooms: Rooms, segment: SegmentOptions | None = None) -> Steps:
     return Steps(
         align=rooms.align, measure=rooms.measure, segmenter=segmenter, device=device,
         correction=load_correction(rooms.source), keep_raw=rooms.store.keep_raw,
+        average=chosen.average_frames, long_side_px=chosen.long_side_px,
     )  # fmt: skip
 
 

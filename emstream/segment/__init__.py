@@ -32,6 +32,9 @@ class SegmentOptions:
     split: bool = True  # take touching particles apart
     min_diameter_px: float = 3.0  # equivalent diameter below which a particle is dropped
     min_diameter_nm: float = 0.0  # the same in nm, where the pixel size is known; the stricter one holds
+    average_frames: int = (
+        0  # aligned frames that are added up before the network looks; 1 = each alone, 0 = by the dose
+    )
     settle_frames: int = 8  # frames after which the classical method only follows slowly
     backend: Literal["auto", "torch", "openvino"] = "auto"  # auto = openvino where it is installed and there is no GPU
     judge_every: int = 16  # compare network and classical method each so many frames; 0 = never
@@ -146,6 +149,8 @@ def check(options: SegmentOptions) -> None:
         problems.append(f"segment.threshold = {options.threshold} is not between 0 and 1")
     if options.long_side_px != 0 and options.long_side_px < 64:
         problems.append(f"segment.long_side_px = {options.long_side_px} is below 64")
+    if not 0 <= options.average_frames <= 64:
+        problems.append(f"segment.average_frames = {options.average_frames} is not between 0 and 64; 0 = by the dose")
     for name in ("min_diameter_px", "min_diameter_nm", "settle_frames", "judge_every"):
         if getattr(options, name) < 0:
             problems.append(f"segment.{name} = {getattr(options, name)} is negative")
