@@ -55,6 +55,12 @@ def client(
         raise BadSettings(f"--cluster {where!r}", "use local, tcp://HOST:PORT, tls://HOST:PORT or slurm")
 
 
+def leaving() -> None:
+    """After Ctrl-C: what dask has to say of the tasks and workers that are let go is no news to anybody."""
+    for name in ("distributed", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def on_worker(settings: Settings) -> Settings:
     """The settings for a task: a worker that sees one GPU calls it the first, and no others share its cores."""
     compute = settings.compute
@@ -152,7 +158,7 @@ def _local(asked: int, settings: Settings, need: int) -> Any:
     talk = {"host": "127.0.0.1", "protocol": "tls://" if keys else "tcp://", "security": keys}
     log.info("local workers", extra={"workers": n, "memory_each": int(MEMORY_LIMIT * SHARE) // n, "gpus": gpus})
     return SpecCluster(
-        workers=local_workers(n, gpus, MEMORY_LIMIT, {**talk, "dashboard": False, "silence_logs": logging.ERROR}),
+        workers=local_workers(n, gpus, MEMORY_LIMIT, {**talk, "dashboard": False, "silence_logs": logging.CRITICAL}),
         scheduler={"cls": Scheduler, "options": {**talk, "port": 0, "dashboard_address": DASHBOARD}},
         security=keys,
         silence_logs=logging.ERROR,

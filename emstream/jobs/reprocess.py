@@ -28,7 +28,7 @@ from emstream import __version__
 from emstream.config import Settings
 from emstream.errors import BadSettings, JobFailed, StoreBusy
 from emstream.jobs.block import find_alone, finish_blocks, link_blocks, record
-from emstream.jobs.cluster import client
+from emstream.jobs.cluster import client, leaving
 from emstream.jobs.finish import finish
 from emstream.jobs.job import Job, frames_in_a_block, identity, name_of, shared
 from emstream.jobs.place import Pair, place
@@ -90,6 +90,7 @@ def reprocess(
         try:
             return [_led(job, hands, skip_bad) for job in jobs]
         except KeyboardInterrupt:
+            leaving()
             log.warning("interrupted; what is written is kept: the same command goes on from there")
             raise
 
@@ -135,10 +136,10 @@ def _placed(job: Job, hands: Hands, progress: Progress, skip_bad: bool) -> list[
         return bad
 
     def measure(asked: list[Pair]) -> list[dict[str, Any]]:
-        progress.stage("links", len(asked))
+        progress.stage("links", len(asked), "pairs")
         size = max(1, min(PAIRS, -(-len(asked) // (4 * hands.count()))), -(-len(asked) // 2000))
         calls = [(job, asked[i : i + size]) for i in range(0, len(asked), size)]
-        found = hands.run(link_blocks, calls, lambda links: progress.advance(size))
+        found = hands.run(link_blocks, calls, lambda links: progress.advance(min(size, len(asked))))
         return [link for group in found for link in group]
 
     place(job, flat, measure)

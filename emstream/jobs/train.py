@@ -11,7 +11,7 @@ from typing import Any
 
 from emstream.config import Settings
 from emstream.errors import BadSettings, JobFailed, SourceMissing
-from emstream.jobs.cluster import client
+from emstream.jobs.cluster import client, leaving
 from emstream.jobs.ranks import together
 from emstream.learn import LearnOptions
 from emstream.learn import train as learn
@@ -128,6 +128,7 @@ class Tasks:
         """Wait until every training has left a checkpoint, then drop what is left."""
         from distributed import wait
 
+        leaving()
         if self.stop is not None:
             log.warning("interrupted: waiting for the next checkpoint; run the same command again to go on")
             self.stop.touch()
