@@ -119,3 +119,12 @@ def test_laptrack_links_a_moving_crowd_alike() -> None:
     assert agreed / len(ours) >= 0.95  # the peer breaks some tracks at gaps ...
     assert len({theirs for _, theirs in pairs}) == len(pairs)  # ... and joins nobody whom we keep apart
     assert len(set(zip(ours, table["label"].tolist()))) == len(set(ours)) == len(set(table["label"].tolist()))
+
+
+@pytest.mark.parametrize("size", [SIZE, None])
+@pytest.mark.parametrize("frames", [0, 4])
+def test_a_run_in_which_nothing_was_found_has_empty_tables(size: Any, frames: int) -> None:
+    nothing = table_of([squares()] * 4, size)
+    found = relink(nothing, lambda frame: squares(), np.arange(frames), np.arange(frames) / 2, pixel_size_nm=size)
+    assert (len(found.track), len(found.tracks["track"]), kinds(found), found.closed) == (0, 0, [], 0)
+    assert found.tracks.keys() == linked([squares((40, 30, 12, 12))] * 4).tracks.keys() or size is None
