@@ -23,6 +23,7 @@ from contracts import Planted
 from emstream.messages import Frame
 from emstream.source import SourceOptions
 from emstream.source.finished import RECENT
+from emstream.source.formats import open_source
 from emstream.source.formats.dm_write import dm4
 from emstream.source.formats.series import natural_key
 from emstream.source.play import MrcWriter, steps
@@ -292,6 +293,22 @@ def test_frames_that_the_ledger_knows_are_not_handed_out_again(tmp_path: Path) -
     again = Scene(tmp_path / "camera", known=Taken(frames))
     again.put(20)
     assert numbers(again.run(40)) == [20]
+
+
+def test_beside_thousands_of_files_that_are_known_the_new_ones_come_at_once(tmp_path: Path) -> None:
+    many, missed = 3000, 700
+    known, opened = Taken([]), []
+    known.taken |= {f"f_{i}.npy": 1 for i in range(many) if i != missed}
+    scene = Scene(tmp_path / "camera", known=known)
+    scene.put(*range(many + 3))
+    scene.watcher._opener = lambda path, options: opened.append(path) or open_source(path, options)
+    assert numbers(scene.step(0.25)) == [many, many + 1, many + 2]
+    rest = scene.until(1)
+    assert numbers(rest) == [missed]
+    assert rest[0].late
+    assert not scene.run(5)
+    assert len(opened) < 200  # one tells that the others of its kind and size need not be looked into
+    assert scene.told.waiting[0] == 0
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3, 4])

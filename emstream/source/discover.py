@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from bisect import bisect_right
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +19,13 @@ from emstream.source.hints import Hinted
 STATS_PER_SECOND = 12_500  # entries looked at in the background: about 5 % of one core
 AT_ONCE = 4096  # entries looked at in one step at most
 MOST_FOUND = 20_000  # files that one scan tells; the next scan tells the rest
+CLOSE = 32  # files: as near as the last one that is known is looked for at the start
+PIECE = 1024  # files that are looked at together; in the background, frames are read between two pieces
 SMALL = 2000  # entries; a folder of fewer is compared file by file whenever it is scanned
 HOT_S = 120.0  # a folder that changed in this time, and its parents, are looked at first
 GRANULE_S = 2.0  # the coarsest clock of a file system: two changes within it may look like one
 DEEP_S = 30.0  # between two comparisons of all files
+DIGITS = str.maketrans("123456789", "000000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Findings(Protocol):
     """Who is told."""
 
     def found(self, files: list[Found]) -> None: ...
+    def knows(self, file: Found) -> bool: ...
     def foreign(self, path: str, what: str) -> None: ...
     def missed(self, n: int) -> None: ...
     def root_up(self, up: bool) -> None: ...
@@ -300,23 +305,51 @@ class Discovery:
             self._folders[path] = folder
         yield len(files) + len(folders) + 1
         unknown = self._unknown(files, deep)
-        found = [f for f in map(self._stat, unknown) if f is not None and not self._done(f)]
-        if len(found) > MOST_FOUND:
-            folder.mtime_ns = -1  # the rest at the next scan
-            del found[MOST_FOUND:]
-        if found and known and self._hinting and self._walked:
-            self._unhinted.update((f.path, now) for f in found[:1024])
-        yield len(unknown)
-        first = natural_key(folders[0]) if folders else None
-        split = next((k for k, f in enumerate(found) if first and natural_key(f.path) > first), len(found))
-        for some in (found[:split], None, found[split:]):
-            if some is not None:
-                if some:
-                    self._to.found(some)
-                continue
-            for sub in folders:
+        del files
+        split = len(unknown)
+        if folders and not deep:
+            split = bisect_right(unknown, natural_key(folders[0]), key=natural_key)
+        hinted = known and self._hinting and self._walked
+        for k, paths in enumerate((unknown[:split], unknown[split:])):
+            for some in self._new_first(paths) if below else (paths,):
+                yield from self._compare(some, folder, now, hinted, None if below else MOST_FOUND)
+            for sub in folders if k == 0 else ():
                 if below or sub not in self._folders:
                     yield from self._scan(sub, now, below=below)
+
+    def _compare(self, paths: list[str], folder: Folder, now: float, hinted: bool, most: int | None) -> Iterator[int]:
+        """Files whose names are not known, or might have changed: those that are new are told, a piece at a time.
+
+        hinted : the system should have named them · most : files that are told, the others at the next scan; None = all
+        """
+        told = 0
+        for begin in range(0, len(paths), PIECE):
+            some = paths[begin : begin + PIECE]
+            found = [f for f in map(self._stat, some) if f is not None and not self._done(f)]
+            if hinted and found:
+                self._unhinted.update((f.path, now) for f in found[: max(0, 1024 - told)])
+            if found:
+                self._to.found(sorted(found, key=lambda f: natural_key(f.path)))
+            told += len(found)
+            if most is not None and told >= most:
+                folder.mtime_ns = -1
+                return
+            yield len(some) if most is not None else AT_ONCE  # at the start, what was found is read first
+
+    def _new_first(self, paths: list[str]) -> tuple[list[str], list[str]]:
+        """Of a folder at the start: what came after the files that are known from an earlier life, then the others.
+
+        They are a long beginning of it, as a rule; whatever they are, all are told.
+        """
+        low, high = 0, len(paths)
+        while high - low > CLOSE:
+            middle = (low + high) // 2
+            file = self._stat(paths[middle])
+            if file is not None and self._to.knows(file):
+                low = middle
+            else:
+                high = middle
+        return paths[low:], paths[:low]
 
     def _list(self, path: str) -> tuple[list[str], list[str]]:
         """Relative paths of the files and of the folders in a folder, in natural order. Raises OSError."""
@@ -337,11 +370,12 @@ class Discovery:
         return files, folders
 
     def _unknown(self, files: list[str], deep: bool) -> list[str]:
-        """Those that must be looked at, in natural order."""
-        if not deep and len(files) > SMALL:
+        """Those that must be looked at, in natural order; when all are compared, as they come."""
+        if not deep and len(files) > SMALL and len(self._finished):
             named = self._finished.named(files)
             files = [f for f, known in zip(files, named) if not known]
-        return sorted((f for f in files if f not in self._busy), key=natural_key)
+        files = [f for f in files if f not in self._busy]
+        return files if deep else in_order(files)
 
     def _stat(self, path: str, whole: bool = False) -> Found | None:
         """The file as it is; None when it is gone or no regular file."""
@@ -376,4 +410,7 @@ class Discovery:
         return os.path.join(self.root, path) if path else str(self.root)
 
 
-Clock = Callable[[], float]
+def in_order(paths: list[str]) -> list[str]:
+    """In natural order; a million names that differ in digits alone are sorted as they are, five times as fast."""
+    alike = len(paths) > PIECE and len({p.translate(DIGITS) for p in paths}) == 1
+    return sorted(paths) if alike else sorted(paths, key=natural_key)

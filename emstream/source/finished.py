@@ -63,6 +63,9 @@ class Finished:
         self._names = HashSet(32)
         self._stamps = HashSet()
 
+    def __len__(self) -> int:
+        return len(self._stamps)
+
     def add(self, path: str, size: int, mtime_ns: int, inode: int) -> None:
         """The file of that relative path is done with as it is now."""
         self._names.add(hash(path))

@@ -41,7 +41,7 @@ class Line:
         if not self.waiting:
             return None
         if self.front:
-            blocking = sum(not f.passed for f in self.front)
+            blocking = sum(not f.passed and not f.handed for f in self.front)
             first = natural_key(self.front[0].path)
             if blocking >= AHEAD and natural_key(self.waiting[0].path) > first:
                 return None
@@ -65,7 +65,7 @@ class Line:
                 for earlier in unready:
                     earlier.passed = True
                 return file
-            if not file.passed:
+            if not file.passed and not file.handed:  # else its frame went out, perhaps in an earlier life
                 unready.append(file)
         return None
 

@@ -131,7 +131,8 @@ class Watcher:
         self._files: dict[str, Followed] = {}  # by path: all that are found and not finished
         self._lines: dict[str, Line] = {}  # by series
         self._movies: dict[str, Followed] = {}  # by path, in the order in which they were found
-        self._singles: OrderedDict[tuple[str, str], bool] = OrderedDict()  # (series, suffix) that are single frames
+        # (series, suffix) of which files hold one frame -> bytes of such a file
+        self._singles: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._recent = Fingerprints()  # of finished single frames
         self._gone: dict[str, tuple[Followed, float]] = {}
         self._open: OrderedDict[str, Followed] = OrderedDict()
@@ -199,6 +200,10 @@ class Watcher:
                 beside = Beside(self.root, folder)
             self._take_up(f, series_of(f.path, group=self._options.group, siblings=beside))
 
+    def knows(self, file: Found) -> bool:
+        """Whether frames of exactly this file were taken in an earlier life."""
+        return self._known.known_frames(printable(file.path), file.size, file.mtime_ns, file.inode) > 0
+
     def foreign(self, path: str, what: str) -> None:
         """Something that is no file."""
         self._report.quarantined(printable(path), "not_a_file", what)
@@ -250,6 +255,10 @@ class Watcher:
             self._finished.add(f.path, f.size, f.mtime_ns, f.inode)
             return
         handed = self._known.known_frames(printable(f.path), f.size, f.mtime_ns, f.inode)
+        if handed == 1 and hint.role != "movie" and self._singles.get((hint.series, Path(f.path).suffix)) == f.size:
+            self._finished.add(f.path, f.size, f.mtime_ns, f.inode)  # one of a million: it need not be opened for that
+            self._lines.setdefault(hint.series, Line()).order.handed(f.path)
+            return
         file = Followed(self.root, f, hint, self._now, handed)
         first = self._recent.take(f.path)
         if first is not None:
@@ -325,8 +334,8 @@ class Watcher:
         done = file.whole or file.quiet(self._now, self._options)
         kind = (file.hint.series, Path(file.path).suffix)
         if file.state is not None and file.state.n_covered == 1:
-            if done:
-                self._singles[kind] = True
+            if done or (file.state.many is False and file.state.n_complete == 1):
+                self._singles[kind] = file.stamp[0]
                 self._singles.move_to_end(kind)
                 if len(self._singles) > MOST_KINDS:
                     self._singles.popitem(last=False)
