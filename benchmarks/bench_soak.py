@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import theilslopes
 from soak_daemon import Daemon
 from soak_world import Camera, Disk, Mount, Places, Scene
 
@@ -225,18 +226,21 @@ class Soak:
         return np.array_equal(np.roll(self.scene.frame(i), moved, (0, 1))[inside], stored[inside])
 
     def growth(self) -> dict[str, float]:
-        """Bytes of resident memory a frame in the longest life, after its first fifth, by least squares; and the rest."""
+        """Bytes of resident memory a frame in the longest life, after its first fifth (Theil–Sen, and least squares); the rest."""
         lives = Counter(s["life"] for s in self.samples)
         rows = [s for s in self.samples if s["life"] == lives.most_common(1)[0][0]]
         first, last = rows[0]["stored"], rows[-1]["stored"]
         late = [s for s in rows if s["stored"] >= first + (last - first) / 5]
         x, y = (np.array([s[k] for s in late]) for k in ("stored", "rss"))
+        sen = theilslopes(y, x) if len(x) > 2 else (np.nan,) * 4
         ms = np.array([s["metrics_ms"] for s in self.samples])
         return {
             "frames of the longest life": last - first,
             "rss MB": y[0] / 1e6,
             "rss last MB": y[-1] / 1e6,
-            "bytes a frame": float(np.polyfit(x, y, 1)[0]) if len(x) > 2 else float("nan"),
+            "bytes a frame": float(sen[0]),
+            "at most (95 %)": float(sen[3]),
+            "least squares": float(np.polyfit(x, y, 1)[0]) if len(x) > 2 else float("nan"),
             "files": float(np.median([s["files"] for s in late])),
             "files more": risen([s["files"] for s in late]),
             "threads": float(np.median([s["threads"] for s in late])),
@@ -294,7 +298,8 @@ def table(results: dict[str, dict[str, Any]], which: str) -> str:
     columns = list(next(iter(results.values()))[which])
     lines = ["| part | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, result in results.items():
-        told = (f"{v:.4g}" if isinstance(v, float) and v < 1e4 else str(int(v)) for v in result[which].values())
+        values = (result[which].get(column, float("nan")) for column in columns)
+        told = (str(v) if isinstance(v, int) or v != v else f"{v:.4g}" if abs(v) < 1e4 else str(int(v)) for v in values)
         lines.append(f"| {name} | " + " | ".join(told) + " |")
     return "\n".join(lines) + "\n"
 
