@@ -65,5 +65,6 @@ def _row(quantity: str, value: float, error: float, unit: str) -> dict[str, Any]
     known = [v if math.isfinite(v) else None for v in (value, error)]
     text = "unknown" if known[0] is None else f"{value:.4g}"
     if known[0] is not None and known[1] is not None:
-        text += f" ± {error:.2g}"
+        digits = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 0
+        text = f"{value:.{digits}f} ± {error:.{digits}f}" if 0 < digits < 7 else f"{text} ± {error:.2g}"
     return {"quantity": quantity, "value": known[0], "error": known[1], "unit": unit, "text": f"{text} {unit}".strip()}

@@ -28,7 +28,7 @@ def through_time(run: Run, tracks: object) -> str:
         artist.outline(image, i, colour=colour, only=set(longest.tolist()))
     artist.legend(image, int(frames[0]), stamp=False)
     t = run.column("time_s")[frames] - run.column("time_s")[0]
-    key = "".join(f'<span style="color:rgb{c}">■ {s:.4g} s</span> ' for c, s in zip(colours, t.tolist()))
+    key = "".join(f'<span style="color:rgb{c}">■</span> {s:.4g} s ' for c, s in zip(colours, t.tolist()))
     data = base64.b64encode(imagecodecs.png_encode(np.ascontiguousarray(image))).decode()
     return (
         f'<h2>Outlines through time</h2><figure><img src="data:image/png;base64,{data}">'

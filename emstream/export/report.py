@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html as markup
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from emstream.measure import dictionary
 from emstream.store.run import Run
 
 PICTURES, TRACKS = 4, 40
+DAYS_S = 1e8  # a time below it cannot be of a camera's clock
+_TOOLS = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 INK = [f"rgb{c}" for c in COLOURS]
 
 
@@ -45,7 +48,9 @@ def html(run: Run, out: Path) -> None:
     body.append(_numbers(kinetics.rows(run, found)))
     for k, figure in enumerate(figures):
         _style(figure)
-        body.append(plotly.io.to_html(figure, include_plotlyjs="inline" if k == 0 else False, full_html=False))
+        body.append(
+            plotly.io.to_html(figure, include_plotlyjs="inline" if k == 0 else False, full_html=False, config=_TOOLS)
+        )
     body.append(_words(run))
     out.write_text(_PAGE.format(title=markup.escape(run.name), body="\n".join(body)), encoding="utf8")
 
@@ -139,9 +144,13 @@ def _style(figure: Any) -> None:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         legend={"orientation": "h", "y": 1.12, "x": 1, "xanchor": "right"},
+        title={"x": 0.01, "xanchor": "left"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,128,128,.6)", "activecolor": "#777"},
     )
     figure.update_xaxes(gridcolor="rgba(128,128,128,.2)", zeroline=False)
-    figure.update_yaxes(gridcolor="rgba(128,128,128,.2)", zeroline=False)
+    figure.update_yaxes(
+        gridcolor="rgba(128,128,128,.2)", zeroline=False, tickmode="auto"
+    )  # else odd numbers on the right
 
 
 def _pictures(run: Run) -> str:
@@ -165,7 +174,7 @@ def _facts(run: Run, particles: pd.DataFrame, tracks: pd.DataFrame) -> str:
     size = run.pixel_size_nm
     facts = {
         "frames": f"{run.n} of {run.shape[0]} × {run.shape[1]} px, {run.dtype}",
-        "duration": f"{t[-1]:.2f} s, from {attrs.get('started', 'an unknown time')}",
+        "duration": f"{t[-1]:.2f} s, from {attrs.get('started') or _when(run)}",
         "pixel size": f"{size[0]:.4g} × {size[1]:.4g} nm" if size else "unknown: lengths are in pixels",
         "largest shift": f"{np.nanmax(np.hypot(*run.column('shift').T)):.2f} px",
         "particles": f"{len(particles)} in all frames, {len(tracks)} tracks",
@@ -173,8 +182,15 @@ def _facts(run: Run, particles: pd.DataFrame, tracks: pd.DataFrame) -> str:
         "source": attrs.get("source", ""),
         "state": run.state,
     }
-    rows = "".join(f"<dt>{k}</dt><dd>{markup.escape(str(v))}</dd>" for k, v in facts.items())
+    rows = "".join(f"<dt>{k}</dt><dd>{markup.escape(str(v))}</dd>" for k, v in facts.items() if v)
     return f"<dl>{rows}</dl>"
+
+
+def _when(run: Run) -> str:
+    """When the first frame was taken."""
+    first = float(run.column("time_s")[0])
+    known = np.isfinite(first) and first > DAYS_S  # else seconds from the start, not since 1970
+    return datetime.fromtimestamp(first, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if known else "an unknown time"
 
 
 def _numbers(rows: list[dict[str, Any]]) -> str:

@@ -32,7 +32,7 @@ class Study:
         p, s, nan = self.paths, self.shares, float("nan")
         out = {
             "coarsening exponent, from single particles": (p.exponent, p.exponent_error, ""),
-            "ripening constant K, from single particles": (p.rate, p.rate_error, f"{self.unit}^n/s"),
+            "ripening constant K, from single particles": (p.rate, p.rate_error, f"{self.unit}ⁿ/s"),
             "volume gained by ripening": (s.ripened, nan, f"{self.unit}³"),
             "volume gained by coalescence": (s.coalesced, nan, f"{self.unit}³"),
             "share of coalescence": (s.coalesced_share, s.share_error, ""),
