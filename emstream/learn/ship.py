@@ -1,8 +1,10 @@
 """Make the weights that emstream ships.
 
     python -m emstream.learn.ship --emps EMPS --out first --minutes 48
-    python -m emstream.learn.ship --emps EMPS --msa MSA --start-from first --out default --minutes 24 \\
+    python -m emstream.learn.ship --emps EMPS --msa MSA --start-from first --out second --minutes 24 \\
         --learning-rate 1e-3 --drawn .65 --simulated .75
+    python -m emstream.learn.ship --emps EMPS --msa MSA --start-from second --out default --minutes 95 \\
+        --learning-rate 1.5e-3 --drawn .65 --simulated .75
 
 Crops are procedural frames, or cut from pictures: the EMPS training split (Yildirim & Cole 2021,
 doi 10.1021/acs.jcim.0c01455; images/ and segmaps/), and every second frame of msa-em/microscopy-seg-track (images/ and

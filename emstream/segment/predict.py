@@ -18,7 +18,6 @@ from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import Polarity, SegmentOptions, backend
 from emstream.segment.classical import ClassicalState, with_polarity
 from emstream.segment.classical import segment as segment_classically
-from emstream.segment.evidence import there
 from emstream.segment.instances import components, cover, drop_small, reach_out, smallest_area
 from emstream.segment.level import at_one_level
 from emstream.segment.listed import Listed, listed
@@ -191,7 +190,7 @@ def typical_diameter(mask: np.ndarray) -> float:
 
 def particles_in(look: Look, options: SegmentOptions) -> tuple[Listed, np.ndarray]:
     """What was seen at one size -> particles, and (n + 1,) how far their pixels disagree."""
-    keep = _sure(look.whole, look.foreground) & there(look.whole, look.seen)
+    keep = _sure(look.whole, look.foreground)
     stays = keep[look.whole.label]
     return parted(look.whole.kept(keep), look.depth[stays], look.way[:, stays], options.split)
 
