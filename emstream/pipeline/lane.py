@@ -25,6 +25,7 @@ log = logging.getLogger("emstream.pipeline")
 
 MEMORY = 256 << 20  # bytes of aligned frames kept for a branch that lags a little; older ones come from the store
 REMEMBERED = 4096  # and no more frames than these: what belongs to a tiny frame is five times as large as its pixels
+BESIDE = 8192  # bytes that a frame takes beside its pixels: of tiny ones most of it
 SAVE_EVERY_S = 5.0  # how often the drift and track state is written, so that a restart goes on where it was
 SAVE_EVERY = 100  # or after so many frames, when they come fast
 SAVE_LEAST_S = 1.0
