@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from emstream import align, simulate
+from emstream.align import block
 from emstream.align.block import Bench, Guess, alone, among
+from emstream.align.exclude import frame_mask
 from emstream.align.final import Link, agreed
 from emstream.align.keyframe import Keyframe, link, load_keyframe
+from emstream.align.stack import Sight, fine_grid, packed
 from emstream.messages import Status
 
 B, N = 16, 48
@@ -55,6 +58,34 @@ def causal(movie: simulate.Movie) -> np.ndarray:
 def error(shifts: np.ndarray, truth: np.ndarray) -> float:
     off = (shifts - truth)[4:]
     return float(np.sqrt(((off - off.mean(0)) ** 2).sum(1).mean()))
+
+
+def test_spectra_that_are_not_kept_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    movie = simulate.movie(B, (96, 128), dose=20, seed=3)
+    frames, seen = np.stack(list(movie)), np.ones((96, 128), bool)
+    seen[:, 40:60] = False
+    found = []
+    for kept in (0.0, 100.0):
+        monkeypatch.setattr(block, "KEPT", kept)
+        bench = Bench(frames, align.AlignOptions(), references={})
+        sights = [bench.sight(i, seen) for i in range(B)]
+        assert all(callable(s.spectrum) == (kept == 0) for s in sights if s is not None)
+        guess, _ = alone(Bench(frames, align.AlignOptions(), references={}), lambda i: ~seen)
+        found.append((guess, among(bench, sights, guess, [[]])))
+    assert np.array_equal(found[0][0].measured, found[1][0].measured)
+    assert np.array_equal(found[0][1].place, found[1][1].place)
+    assert np.isfinite(found[0][0].measured).all()
+
+
+def test_a_smoothed_mask_is_packed_without_loss() -> None:
+    grid = fine_grid((75, 225), 0, np)
+    holes = np.zeros(grid.frame, bool)
+    holes[20:30, 100:140] = True
+    mask = frame_mask(holes, np.zeros(2), 3.0, grid)
+    assert mask is not None
+    assert 0 < mask.mean() < 1
+    window = Sight(np.empty(0), packed(mask, grid)).window(grid)
+    assert np.allclose(window, grid.window * mask, atol=1e-6)
 
 
 def test_a_series_that_is_whole_is_aligned_better_than_one_that_comes_frame_by_frame() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import random
@@ -26,6 +27,7 @@ from emstream.jobs.waves import Here
 from emstream.messages import Frame, Origin, Status
 from emstream.metrics import Metrics
 from emstream.pipeline import make_steps, through
+from emstream.source.archive import look
 from emstream.store import Run
 from emstream.store.check import check
 
@@ -43,6 +45,7 @@ def movie() -> simulate.Movie:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "FRAMES", BLOCK)
+    monkeypatch.setattr(sizes, "LONGER", 1)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,7 @@ def undisturbed(live: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sizes, "FRAMES", BLOCK)
+        patch.setattr(sizes, "LONGER", 1)
         one(live, out)
     return out / "cam.zarr"
 
@@ -354,6 +358,16 @@ def grouped(blocks: int, workers: int) -> list[list[int]]:
 
     job: Any = SimpleNamespace(blocks=blocks)
     return sizes.Job.groups(job, list(range(blocks)), workers)
+
+
+def test_blocks_of_small_frames_are_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "FRAMES", 64)
+    monkeypatch.setattr(sizes, "LONGER", 4)
+    tifffile.imwrite(tmp_path / "few.tif", np.zeros((2, 64, 64), np.uint8))
+    few = look(tmp_path / "few.tif")
+    asked = (64, "uint8", 256), (256, "uint8", 256), (256, "uint16", 128), (512, "uint8", 64), (4096, "uint16", 16)
+    for size, dtype, frames in asked:
+        assert sizes.frames_in_a_block(dataclasses.replace(few, shape=(size, size), dtype=dtype)) == frames
 
 
 def test_a_file_without_scale_is_measured_in_px(movie: simulate.Movie, tmp_path: Path) -> None:

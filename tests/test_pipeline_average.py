@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -47,6 +48,15 @@ def aligned(movie: simulate.Movie, n: int) -> list[Seen]:
         moved, valid = align.move(movie.frame(i), shift)
         found.append(seen(i, moved, valid))
     return found
+
+
+def test_frames_that_were_compared_are_let_go() -> None:
+    frames = [seen(i, RNG.poisson(5, SHAPE).astype(np.uint8)) for i in range(4)]
+    first = ref(frames[0])
+    for older, newer in itertools.pairwise(frames):
+        assert newer.dose(older) == newer.dose(older) == pytest.approx(5, rel=0.3)
+    del older, newer, frames[0]
+    assert first() is None
 
 
 @pytest.mark.parametrize(("dose", "gain"), [(1, 1), (4, 1), (4, 57), (20, 1)])
@@ -203,6 +213,7 @@ def test_an_archives_labels_do_not_depend_on_where_its_blocks_end(
     labels = {}
     for block in (BLOCK, 64):
         monkeypatch.setattr(sizes, "FRAMES", block)
+        monkeypatch.setattr(sizes, "LONGER", 1)
         (row,) = reprocess([tmp_path / "cam.zarr"], tmp_path / str(block), settings, cluster="here", align=how)
         run = Run(Path(row["run"]))
         labels[block] = run.labels.compute(), np.floor(run.column("shift") + 0.5)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -28,7 +29,7 @@ from emstream.align.grid import Grid
 from emstream.align.keyframe import Keyframe, added
 from emstream.align.reference import Canvas
 from emstream.align.series import DriftState, contrast, follow, start
-from emstream.align.stack import NOTHING, Sight, compared, fine_grid, first_scale, laid, roomy_for, sight
+from emstream.align.stack import NOTHING, Sight, compared, fine_grid, first_scale, laid, roomy_for, sight, spectrum
 from emstream.arrays import array_namespace
 from emstream.errors import BadImage
 from emstream.messages import Array, Rect, Status
@@ -38,6 +39,7 @@ Rows: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # place
 LARGEST = 3.0  # frames' widths that one canvas may extend over; beyond, the block has another
 LOST = 12  # cells: as far as a frame is looked for that was not found before
 LOOK_EVERY = 4  # frames after which the particles that do not vote are looked for anew
+KEPT = 0.5  # of the pixels' bytes that spectra and masks may take; a spectrum beyond is made anew when it is asked for
 GUESS = ("place", "measured", "noise", "status", "part", "jitter")
 NOT_PLACED = Status.REJECTED | Status.BLANK
 
@@ -108,6 +110,7 @@ class Bench:
         self.shown = shown
         self.grid: Grid = fine_grid(self.shape, options.grid, self.xp)
         self.references = {k: v for k, v in references.items() if k != "defects"}
+        self._room = KEPT * pixels.nbytes
         self.defects = self._defects(references.get("defects"))
         self._cleaner = start_cleaner(self.grid, self.references.get("dark"), self.references.get("gain"), self.defects)
 
@@ -136,12 +139,25 @@ class Bench:
         if i in self.bad:
             return None
         try:
-            _, x, dose = clean(self._cleaner, self.frame(i), self.grid, find=False)
+            x = self._contrast(i)
         except BadImage:
             return None
         if float(x.max()) == float(x.min()):
             return None
-        return sight(contrast(x, dose, self.xp), self._held(i, mask), self.grid)
+        seen = sight(x, self._held(i, mask), self.grid)
+        need, votes = seen.moving().nbytes, seen.mask
+        self._room -= 0 if votes is None else votes.nbytes
+        if self._room < need:
+            return Sight(partial(self._spectrum, i, votes), votes)
+        self._room -= need
+        return seen
+
+    def _spectrum(self, i: int, votes: Array | None) -> Array:
+        return spectrum(self._contrast(i), votes, self.grid)
+
+    def _contrast(self, i: int) -> Array:
+        _, x, dose = clean(self._cleaner, self.frame(i), self.grid, find=False)
+        return contrast(x, dose, self.xp)
 
     def _held(self, i: int, mask: Array | None) -> Array | None:
         """The mask, without the cells of which nothing was kept."""

@@ -8,7 +8,7 @@ comparison is that of `view`: Hannan and Thomson's weight (doi:10.1093/biomet/60
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from emstream.messages import Array
 FINEST = 512  # cells of the longer side
 TAPER = 0.05  # of the window
 THIN = 0.25  # of the frames that the densest cell has: cells with fewer are not compared
+NINTHS = 9  # parts in which a mask is told
 MARGIN = 2  # cells around what is laid down, for places that are found a little further off
 
 
@@ -32,12 +33,18 @@ MARGIN = 2  # cells around what is laid down, for places that are found a little
 class Sight:
     """What is compared of a frame."""
 
-    spectrum: Array  # (gy, gx//2+1) complex64, transform of window × mask × contrast
-    mask: Array | None  # (gy, gx) uint8, 255 where it may vote; None: everywhere
+    spectrum: (
+        Array | Callable[[], Array]
+    )  # (gy, gx//2+1) complex64, transform of window × mask × contrast, or its maker
+    mask: Array | None  # what may vote, of `packed`; None: everything
+
+    def moving(self) -> Array:
+        """(gy, gx//2+1) complex64: the spectrum, made now when it was not kept."""
+        return self.spectrum() if callable(self.spectrum) else self.spectrum
 
     def window(self, grid: Grid) -> Array:
         """(gy, gx) float32: the grid's window, less what may not vote."""
-        return grid.window if self.mask is None else grid.window * (self.mask / grid.xp.float32(255))
+        return grid.window if self.mask is None else grid.window * _unpacked(self.mask, grid)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,10 +67,28 @@ def fine_grid(shape: tuple[int, int], longest: int, xp: object) -> Grid:
 
 def sight(contrast: Array, mask: Array | None, grid: Grid) -> Sight:
     """contrast (gy, gx) on the grid; mask (gy, gx) 0..1, what may vote, or None."""
-    seen = Sight(contrast, None if mask is None else (mask * 255 + 0.5).astype(grid.xp.uint8))
-    window = seen.window(grid)
+    votes = None if mask is None else packed(mask, grid)
+    return Sight(spectrum(contrast, votes, grid), votes)
+
+
+def spectrum(contrast: Array, votes: Array | None, grid: Grid) -> Array:
+    """(gy, gx//2+1) complex64 of a contrast (gy, gx); votes: `Sight.mask`."""
+    window = Sight(contrast, votes).window(grid)
     x = (contrast - (contrast * window).sum() / grid.xp.maximum(window.sum(), 1e-6)) * window
-    return replace(seen, spectrum=w.transform(x, grid))
+    return w.transform(x, grid)
+
+
+def packed(mask: Array, grid: Grid) -> Array:
+    """(gy, gx) 0..1 in ninths, which is what a mask smoothed over 3 × 3 cells has; two cells in a byte."""
+    ninths = grid.xp.zeros(grid.shape[0] * grid.shape[1] + 1 & ~1, grid.xp.uint8)
+    ninths[: mask.size] = (mask * grid.xp.float32(NINTHS) + grid.xp.float32(0.5)).ravel()
+    return ninths[::2] | ninths[1::2] << 4
+
+
+def _unpacked(votes: Array, grid: Grid) -> Array:
+    ninths = grid.xp.empty((votes.size, 2), grid.xp.float32)
+    ninths[:, 0], ninths[:, 1] = votes & 15, votes >> 4
+    return (ninths.ravel()[: grid.shape[0] * grid.shape[1]] / grid.xp.float32(NINTHS)).reshape(grid.shape)
 
 
 def laid(sights: Sequence[Sight | None], places: np.ndarray, grid: Grid, begin: Canvas | None = None) -> Canvas:
@@ -80,7 +105,7 @@ def laid(sights: Sequence[Sight | None], places: np.ndarray, grid: Grid, begin: 
         at, rest = cell_of(place, grid)
         y, x = at[0] - canvas.origin[0], at[1] - canvas.origin[1]
         cut = np.s_[y : y + grid.shape[0], x : x + grid.shape[1]]
-        canvas.num[i % 2][cut] += _moved(s, rest, grid)
+        canvas.num[i % 2][cut] += _moved(s.moving(), rest, grid)
         canvas.den[i % 2][cut] += s.window(grid)
         count += 1
     return Canvas(num=canvas.num, den=canvas.den, origin=canvas.origin, count=count)
@@ -113,8 +138,8 @@ def first_scale(canvas: Canvas, place: np.ndarray, grid: Grid) -> Scale | None:
     if min(frames) < 0.5 or area < 1e-3 * grid.area:
         return None
     power = (abs(a) ** 2 * frames[0] + abs(b) ** 2 * frames[1]) / 2
-    spectrum = w.from_halves(a, b, frames, area, grid, w.from_one(power, area, grid))
-    return make_scale(spectrum, max(1.0, sum(frames) - 1), grid)
+    powers = w.from_halves(a, b, frames, area, grid, w.from_one(power, area, grid))
+    return make_scale(powers, max(1.0, sum(frames) - 1), grid)
 
 
 def compared(
@@ -143,18 +168,19 @@ def compared(
     if not bool((den > EMPTY).any()):
         return NOTHING
     dense = den >= THIN * float(den.max())
+    moving = s.moving()
     if own:
-        num, den = num - _moved(s, rest, grid), den - window
+        num, den = num - _moved(moving, rest, grid), den - window
     den = grid.xp.where(dense, den, grid.xp.float32(0))
     blank = grid.xp.broadcast_to(grid.xp.zeros((1, 1), grid.xp.float32), grid.shape)
     others = Canvas(num=(num, blank), den=(den, blank), origin=at, count=canvas.count)
-    view = look(others, at, s.spectrum, window, scale, grid)
+    view = look(others, at, moving, window, scale, grid)
     frames = view.frames / worth
     if frames < 0.01 or view.cover < least:
         return NOTHING
     if not 0.8 < frames / scale.frames < 1.25:
         scale = make_scale(scale.spectrum, frames, grid)
-        view = look(others, at, s.spectrum, window, scale, grid)
+        view = look(others, at, moving, window, scale, grid)
     lag = (float(rest[0]), float(rest[1]))
     limit = math.sqrt(2 * math.log((2 * reach + 1) ** 2)) + 1
     if reach > 2:
@@ -193,8 +219,8 @@ def cell_of(place: np.ndarray, grid: Grid) -> tuple[tuple[int, int], np.ndarray]
     return at, np.array(at) - cells
 
 
-def _moved(s: Sight, rest: np.ndarray, grid: Grid) -> Array:
-    """window × contrast (gy, gx), moved by the part of a cell that its place is off the cell."""
+def _moved(moving: Array, rest: np.ndarray, grid: Grid) -> Array:
+    """window × contrast (gy, gx) of a sight, moved by the part of a cell that its place is off the cell."""
     xp = grid.xp
-    ramped = s.spectrum * ramp(grid.fy, float(rest[0]), xp)[:, None] * ramp(grid.fx, float(rest[1]), xp)
+    ramped = moving * ramp(grid.fy, float(rest[0]), xp)[:, None] * ramp(grid.fx, float(rest[1]), xp)
     return fft_namespace(xp).irfft2(ramped, s=grid.shape)

@@ -123,6 +123,7 @@ def compare(
     often = (0.5 * frames * last.gain) * grid.window + least  # cells that were seen in most frames of both blocks
     own = grid.window * ((blocks[0][1] > often) & (blocks[1][1] > often))
     images = [n / xp.maximum(d, least) for n, d in blocks]
+    del blocks, often
     stack = replace(spectrum, noise=spectrum.noise / np.float32(frames))
     weight = w.weight(stack, 1.0, grid)
     strong = _strong(num[1] / xp.maximum(den[1], least), own, grid)

@@ -31,6 +31,10 @@ from emstream.store.layout import SHARD_INNER, Layout
 
 FRAMES = 64  # in a block, where memory allows
 BLOCK_BYTES = 512 << 20
+SMALL_BYTES, LONGER = (
+    16 << 20,
+    4,
+)  # blocks of small frames are up to so many times longer: what a task needs besides is fixed
 MOST_TASKS = 9000  # of a whole job: more blocks than that go to a task by turns, one after the other
 TOGETHER = 8  # blocks that a task takes while there are many left: a task costs the scheduler as much as any other
 STRETCH = 128  # frames whose tracks are linked by one task, at least
@@ -121,10 +125,11 @@ def shared(items: Sequence[int], workers: int, least: int = 1) -> list[list[int]
 def frames_in_a_block(archive: Input) -> int:
     """A multiple of SHARD_INNER that depends on the archive alone, not on the machine: results depend on it.
 
-    About FRAMES, fewer when frames are large; where the archive keeps several frames in one chunk, whole chunks.
+    About FRAMES, fewer when frames are large, more when they are small; where the archive keeps several frames in one chunk, whole chunks.
     """
     frame = int(np.prod(archive.shape)) * np.dtype(archive.dtype).itemsize
-    most = max(SHARD_INNER, min(FRAMES, BLOCK_BYTES // max(1, frame)) // SHARD_INNER * SHARD_INNER)
+    about = min(max(FRAMES, SMALL_BYTES // max(1, frame)), LONGER * FRAMES)
+    most = max(SHARD_INNER, min(about, BLOCK_BYTES // max(1, frame)) // SHARD_INNER * SHARD_INNER)
     step = int(np.lcm(SHARD_INNER, max(1, archive.chunk)))
     if step <= most:
         return most // step * step

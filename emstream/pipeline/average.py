@@ -11,9 +11,10 @@ frame differs from those before it by more than that, something moved, and fewer
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
@@ -46,7 +47,7 @@ class Seen:
 
     def __init__(self, aligned: Aligned, pixels: Array) -> None:
         self.aligned, self.pixels = aligned, pixels
-        self._dose: tuple[Seen | None, float] = (None, float("inf"))
+        self._dose: tuple[Callable[[], Seen | None], float] = (lambda: None, float("inf"))  # of a frame not kept alive
 
     @cached_property
     def highest(self) -> float:
@@ -77,7 +78,7 @@ class Seen:
 
         The variance of a block's relative difference is 2 / (electrons in the block), both frames' noise together.
         """
-        if self._dose[0] is not older:
+        if self._dose[0]() is not older:
             d = self.relief - older.relief
             d = d[np.isfinite(d)]
             deviation = 0.0
@@ -87,7 +88,7 @@ class Seen:
                     3 * 1.4826 * float(np.median(np.abs(d - middle)))
                 )  # where something moved does not count for more
                 deviation = float(np.clip(d, middle - most, middle + most).std()) / np.sqrt(1 - 1 / BESIDE)
-            self._dose = older, 2 / (BLOCK**2 * deviation**2) if deviation > 0 else float("inf")
+            self._dose = ref(older), 2 / (BLOCK**2 * deviation**2) if deviation > 0 else float("inf")
         return self._dose[1]
 
 

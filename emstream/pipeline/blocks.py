@@ -121,6 +121,8 @@ class _Window:
 
     def of(self, aligned: Aligned) -> Sequence[Seen]:
         """The frames that are added up for the next frame; the last is the frame itself."""
+        if self._steps.segmenter is None:
+            return [Seen(aligned, aligned.pixels)]
         self._seen.append(step.seen(aligned, self._references))
         return step.looked_at(self._steps, list(self._seen))
 
