@@ -164,7 +164,8 @@ def test_when_behind_the_newest_frame_is_shown_first_and_the_rest_follows_in_ord
 def test_each_frames_latency_is_counted_once_also_of_those_that_waited_in_the_store(
     movie: simulate.Movie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "MEMORY", 3 * (SIDE**2 * 2 + lane.BESIDE))  # three frames: the others are read back when it is their turn
+    # three frames: the others are read back when it is their turn
+    monkeypatch.setattr(lane, "MEMORY", 3 * (SIDE**2 * 2 + lane.BESIDE))
     rig = Rig(tmp_path)
     ago = time.time() - 5
     rig.process([replace(f, closed_at=ago) for f in frames_of(movie, 0, 20)], batch=20)
