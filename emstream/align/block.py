@@ -13,7 +13,7 @@ need no other block's pixels:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -230,14 +230,14 @@ def among(
     bench: Bench,
     sights: Sequence[Sight | None],
     guess: Guess,
-    around: Sequence[Sequence[tuple[Keyframe, np.ndarray]]],
+    around: Sequence[Iterable[tuple[Keyframe, np.ndarray]]],
     before: Rows | None = None,
     after: Rows | None = None,
 ) -> Final:
     """Where each frame of a block lies, its neighbours known.
 
     around        : for each part of the block the keyframes near it, with where they lie on its canvas, (2,) px; its own
-                    is not among them
+                    is not among them; one is held at a time
     before, after : `Guess.rows` of the frames next to the block, on the canvas of its first and of its last part
     """
     n = len(bench)

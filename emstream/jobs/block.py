@@ -9,7 +9,7 @@ import dataclasses
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,12 @@ def _told_alone(job: Job, k: int) -> dict[str, Any] | None:
 def _keyframe(job: Job, k: int, part: int, xp: Any = np) -> Keyframe:
     stored = _pick(job.file("alone", k, ".npz"), f"key{part}.")
     return load_keyframe(stored, xp)
+
+
+def _keyframes(job: Job, near: Sequence[tuple[int, int, np.ndarray]], xp: Any) -> Iterator[tuple[Keyframe, np.ndarray]]:
+    """Keyframes of (block, part, offset), each read when it is its turn: together they are larger than a block."""
+    for k, part, offset in near:
+        yield _keyframe(job, k, part, xp), offset
 
 
 def guess_of(job: Job, k: int) -> Guess:
@@ -250,9 +256,10 @@ def _surroundings(job: Job, k: int, steps: Steps) -> Surroundings:
         raise StoreDamaged(f"{job.file('placed', k, '.npz')} is not there or damaged", "run the same command again")
     xp = namespace_of(steps.device)
     guess = guess_of(job, k)
-    around: list[list[tuple[Keyframe, np.ndarray]]] = [[] for _ in range(int(guess.part[-1]) + 1)]
+    near: list[list[tuple[int, int, np.ndarray]]] = [[] for _ in range(int(guess.part[-1]) + 1)]
     for (mine, block, part), offset in zip(placed["near"], placed["offset"]):
-        around[int(mine)].append((_keyframe(job, int(block), int(part), xp), offset))
+        near[int(mine)].append((int(block), int(part), offset))
+    around = [_keyframes(job, of_part, xp) for of_part in near]
     before = after = earlier = None
     if np.isfinite(placed["before"]).all():
         other = guess_of(job, k - 1)

@@ -8,7 +8,7 @@ came after it. Between the passes the blocks exchange numbers and keyframes, nev
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -46,7 +46,7 @@ class Surroundings:
     """What the second pass over a block has to know of the others; px."""
 
     guess: Guess
-    around: Sequence[Sequence[tuple[Keyframe, np.ndarray]]]  # see `align.block.among`
+    around: Sequence[Iterable[tuple[Keyframe, np.ndarray]]]  # see `align.block.among`; gone through once
     before: Rows | None
     after: Rows | None
     base: np.ndarray  # (n, 2): where each frame's anchor lies on the canvas of its part
