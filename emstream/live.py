@@ -172,6 +172,7 @@ class Daemon:
             tick=self._tick,
             busy=lambda: self.report.settling > 0,
         )
+        arrays.keep_freed_memory()
         cv2.setNumThreads(1)  # its helpers spin for the cores that the network and the writer need
         turn = sys.getswitchinterval()
         sys.setswitchinterval(TURN_S)

@@ -18,7 +18,7 @@ from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import Polarity, SegmentOptions, backend
 from emstream.segment.classical import ClassicalState, with_polarity
 from emstream.segment.classical import segment as segment_classically
-from emstream.segment.instances import components, cover, drop_small, reach_out, smallest_area
+from emstream.segment.instances import components, cover, drop_small, reach_out, renumber, smallest_area
 from emstream.segment.level import at_one_level
 from emstream.segment.listed import Listed, listed
 from emstream.segment.look import Look, look_at, predict
@@ -212,17 +212,9 @@ def at_full_size(
     nearest = cv2.resize(reach_out(labels), shape[::-1], interpolation=cv2.INTER_NEAREST)
     eight_bit = enlarge(cv2.convertScaleAbs(foreground, alpha=255), shape)  # four times faster than in float32
     mask = cover(eight_bit > int(255 * options.threshold), valid)
+    area = np.bincount(nearest.ravel()[np.flatnonzero(mask)].astype(np.int64), minlength=len(labels) + 1)
     full = cv2.copyTo(nearest, mask.view(np.uint8)).astype(np.int32)
-    covered = scaled(valid, shape, labels.shape)
-    area = (
-        labels.area
-        if covered is None
-        else np.bincount(
-            labels.picture()[covered[0] : covered[1], covered[2] : covered[3]].ravel(), minlength=len(labels) + 1
-        )
-    )
-    safe = area[1:] * by > 2 * least + 16
-    return full if safe.all() else drop_small(full, least)  # to count at full size costs more than all of the above
+    return full if (area[1:] >= max(least, 1)).all() else renumber(full, area >= max(least, 1))
 
 
 def _sure(labels: Listed, foreground: np.ndarray) -> np.ndarray:
