@@ -165,7 +165,7 @@ def test_each_frames_latency_is_counted_once_also_of_those_that_waited_in_the_st
     movie: simulate.Movie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # three frames: the others are read back when it is their turn
-    monkeypatch.setattr(lane, "MEMORY", 3 * (SIDE**2 * 2 + lane.BESIDE))
+    monkeypatch.setattr(lane, "MEMORY", 3 * SIDE**2 * 2)
     rig = Rig(tmp_path)
     ago = time.time() - 5
     rig.process([replace(f, closed_at=ago) for f in frames_of(movie, 0, 20)], batch=20)

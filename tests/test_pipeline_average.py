@@ -174,7 +174,7 @@ def test_labels_do_not_depend_on_how_far_the_branch_lags_or_on_what_is_in_memory
     slow, fast = rig(tmp_path / "slow"), rig(tmp_path / "fast")
     slow.steps, fast.steps = (replace(r.steps, align=replace(r.steps.align, enabled=False)) for r in (slow, fast))
     slow.process(frames_of(movie), one_by_one=True)
-    monkeypatch.setattr(lane, "MEMORY", 3 * (160 * 128 * 2 + lane.BESIDE))
+    monkeypatch.setattr(lane, "MEMORY", 3 * 160 * 128 * 2)
     fast.process(frames_of(movie), batch=20)
     first, second = (Run(tmp_path / name / "cam.zarr").labels.compute() for name in ("slow", "fast"))
     assert first.any()

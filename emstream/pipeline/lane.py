@@ -24,7 +24,7 @@ from emstream.pipeline.steps import Steps, Tables
 log = logging.getLogger("emstream.pipeline")
 
 MEMORY = 256 << 20  # bytes of aligned frames kept for a branch that lags a little; older ones come from the store
-BESIDE = 8192  # bytes that a frame takes beside its pixels: of tiny ones most of it
+REMEMBERED = 512  # and no more frames than these: of tiny ones, what Python keeps beside the pixels is most of it
 SAVE_EVERY_S = 5.0  # how often the drift and track state is written, so that a restart goes on where it was
 SAVE_EVERY = 100  # or after so many frames, when they come fast
 SAVE_LEAST_S = 1.0
@@ -233,7 +233,7 @@ class Lane:
 
     def _remember(self, slot: int, aligned: Aligned) -> None:
         self._memory[slot] = aligned
-        most = max(1, MEMORY // (int(aligned.pixels.nbytes) + BESIDE))  # all are of one size
+        most = min(REMEMBERED, max(1, MEMORY // max(1, int(aligned.pixels.nbytes))))  # all are of one size
         while len(self._memory) > most:
             self._memory.popitem(last=False)
 
