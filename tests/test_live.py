@@ -132,6 +132,28 @@ def test_a_session_from_first_frame_to_sigterm(start: Callable[..., Daemon], mov
     assert run.pixel_size_nm == pytest.approx((0.5, 0.5))
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_what_does_not_finish(how: signal.Signals) -> None:
+    code = """if True:
+        import threading
+        from emstream.live import signals
+        with signals(lambda: print("asked", flush=True)):
+            print("ready", flush=True)
+            while True:  # never finishes what was seen
+                threading.Event().wait(0.05)
+        """
+    stuck = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert stuck.stdout is not None
+    try:
+        for told in ("ready", "asked"):
+            assert stuck.stdout.readline().strip() == told
+            stuck.send_signal(how)
+        assert stuck.wait(PATIENCE_S) == 1
+    finally:
+        stuck.kill()
+        stuck.communicate()
+
+
 @pytest.mark.parametrize("fmt", ["tiff", "mrc", "tiff-stack", "npy", "png", "dm4-tree"])
 def test_every_way_in_which_the_simulated_camera_writes_becomes_one_whole_run(
     fmt: str, start: Callable[..., Daemon], movie: simulate.Movie
