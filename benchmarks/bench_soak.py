@@ -146,6 +146,8 @@ class Soak:
             if what == "full disk" and sample["stored"] >= self.frames:
                 return  # nothing is written any more
         if what == "kill":
+            if self.stored() >= self.frames:
+                return  # what waits for labels then would wait for the run's next frame
             self.daemon.kill()
             self.begin()
         elif what == "full disk":

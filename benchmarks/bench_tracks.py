@@ -120,7 +120,7 @@ def truth_of(m: Movie) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def run(m: Movie, model: str, average: int) -> dict[str, Any]:
+def run(m: Movie, model: str, average: int = 0) -> dict[str, Any]:
     """The movie through the loop's own steps; model = truth takes the true labels in place of the network's."""
     options = SegmentOptions(model=model, average_frames=average)
     segmenter = None if model == "truth" else load(options)

@@ -66,6 +66,18 @@ def test_ripening_and_coalescence_are_told_apart() -> None:
     assert 0 < found.share_error < 0.5
 
 
+def test_particles_that_are_drawn_too_small_are_not_fitted_and_still_feed_the_others() -> None:
+    track, frame, time_s, radius, jumps = sightings(ripening(3.0, 2.5), noise=0.1)
+    edge = float(np.percentile(radius, 20))
+    drawn = np.where(radius < edge, edge * (np.maximum(radius, 0.1) / edge) ** 1.3, radius)  # seem to change faster
+    wrong, right = (exchange(track, frame, time_s, drawn, jumps, smallest=least) for least in (0.0, edge))
+    assert abs(wrong.exponent - 3) > 0.15
+    assert abs(right.exponent - 3) < abs(wrong.exponent - 3) / 2
+    assert right.steps < wrong.steps
+    every = exchange(track, frame, time_s, drawn, jumps, smallest=1e6)  # none is as large: all are fitted
+    assert every.exponent == wrong.exponent
+
+
 def test_a_run_is_studied_from_its_tables_alone() -> None:
     m = ripening(3.0, 2.5)
     track, frame, time_s, radius, _ = sightings(m, 0.2)

@@ -31,7 +31,9 @@ def tables(run: Run) -> tuple[Any, Any, Any]:
 def of(run: Run) -> Study | None:
     """The study of a run, also while it grows; None when no particle was found in it."""
     particles, events, kinetics = tables(run)
-    return None if particles is None else study_run(particles, events, kinetics)
+    if particles is None:
+        return None
+    return study_run(particles, events, kinetics, math.sqrt(math.prod(run.pixel_size_nm)) if run.pixel_size_nm else 1.0)
 
 
 def told(path: str | Path) -> list[dict[str, Any]]:

@@ -47,6 +47,7 @@ def exchange(
     breaks: np.ndarray,
     *,
     settle: int = 10,
+    smallest: float = 0.0,
     seed: int = 0,
 ) -> Exchange:
     """The coarsening exponent from how particles of different size grow and shrink, coalescences left out.
@@ -60,14 +61,19 @@ def exchange(
     132:7968, 2010). Errors: bootstrap over the paths.
 
     track, frame, time_s, radius : (n,) rows of the particles that no border cuts, in any order and unit
-    breaks : (k, 2) track and frame at which its size jumped; `settle` frames around are left out
+    breaks   : (k, 2) track and frame at which its size jumped; `settle` frames around are left out
+    smallest : radius from which a path is fitted; smaller ones only feed the others (all, where too few are larger)
     """
     order = np.lexsort((frame, track))
     track, frame, time_s, radius = (np.asarray(a)[order] for a in (track, frame, time_s, radius))
-    order = _steady(track, frame, breaks, settle)
+    steady = _steady(track, frame, breaks, settle)
     frames, at = np.unique(frame, return_inverse=True)
     length = max(4, len(frames) // _BLOCKS)
+    order = steady[radius[steady] >= smallest]
     block, pair, owner = _blocks(track[order], frame[order], length)
+    if len(pair) < FEWEST:
+        order = steady
+        block, pair, owner = _blocks(track[order], frame[order], length)
     if len(pair) < FEWEST:
         return Exchange(math.nan, math.nan, math.nan, math.nan, len(pair))
     r, count = radius[order], np.bincount(block)

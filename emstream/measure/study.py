@@ -12,6 +12,7 @@ from emstream.errors import BadImage
 from emstream.measure.exchange import Exchange, Shares, exchange, growth_paths, shares
 from emstream.measure.kinetics import Coarsening, coarsening
 
+DRAWN = 11.0  # px, diameter from which an outline is drawn alike at all sizes: below, a radius is a few pixels
 MOST_TIMES = 400  # of the mean radius that the law is fitted to
 MOST_ROWS = 400_000  # of the particles table that are looked at; longer runs are thinned evenly in time
 
@@ -44,14 +45,20 @@ class Study:
 
 
 def study_run(
-    particles: Mapping[str, Any], events: Mapping[str, Any], kinetics: Mapping[str, Any] | None = None
+    particles: Mapping[str, Any],
+    events: Mapping[str, Any],
+    kinetics: Mapping[str, Any] | None = None,
+    pixel: float | None = None,
 ) -> Study:
     """The kinetics of a run from its tables, also while it grows; pure, so that the page and scripts call it alike.
 
     particles, events, kinetics : the run's tables (pandas frames or mappings of columns), calibrated or not. Without
     the kinetics table the mean radius is the plain mean over what no border cuts
+    pixel : side of a pixel in the tables' unit: smaller particles than `DRAWN` are not fitted. None = 1 for px; for nm not
+    known, and all are
     """
     unit = "nm" if "diameter_nm" in particles else "px"
+    pixel = pixel if pixel is not None else float(unit == "px")
     frame = np.asarray(particles["frame"])
     frames = np.unique(frame)
     every = max(1, -(-len(frame) // MOST_ROWS))
@@ -69,7 +76,7 @@ def study_run(
     breaks[:, 1] //= every
     return Study(
         unit=unit,
-        paths=exchange(*rows, breaks, settle=max(2, 10 // every)),
+        paths=exchange(*rows, breaks, settle=max(2, 10 // every), smallest=DRAWN / 2 * pixel),
         mean=_mean_law(kinetics, unit, frame[whole], time_s[whole], radius[whole]),
         shares=shares(track, frame, radius, cut, events),
         growth=growth_paths(*rows, max(4, len(frames) // every // 12)),
