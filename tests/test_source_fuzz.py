@@ -20,7 +20,9 @@ REST = [name for name in FILES if name not in TIFFS + HDF5 + ZARRS]
 
 def program(*args: object) -> subprocess.CompletedProcess[str]:
     where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
-    where["OPENBLAS_NUM_THREADS"] = "1"
+    where["OPENBLAS_NUM_THREADS"] = where["MALLOC_ARENA_MAX"] = (
+        "1"  # more of either reserve addresses, which are limited
+    )
     return subprocess.run([sys.executable, *map(str, args)], env=where, capture_output=True, text=True, check=False)
 
 
