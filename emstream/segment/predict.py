@@ -18,9 +18,9 @@ from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import Polarity, SegmentOptions, backend
 from emstream.segment.classical import ClassicalState, with_polarity
 from emstream.segment.classical import segment as segment_classically
-from emstream.segment.instances import components, cover, drop_small, reach_out, renumber, smallest_area
+from emstream.segment.instances import cover, drop_small, reach_out, renumber, smallest_area
 from emstream.segment.level import at_one_level
-from emstream.segment.listed import Listed, listed
+from emstream.segment.listed import Listed, components_of, listed
 from emstream.segment.look import Look, look_at, predict
 from emstream.segment.middle import parted
 from emstream.segment.model import read_model
@@ -185,7 +185,7 @@ def working_dtype(device: torch.device) -> torch.dtype:
 
 def typical_diameter(mask: np.ndarray) -> float:
     """Area-weighted mean of the components' equivalent diameters, px; 0 when there are none."""
-    return typical(np.bincount(components(mask).ravel()))
+    return typical(components_of(mask).area)
 
 
 def particles_in(look: Look, options: SegmentOptions) -> tuple[Listed, np.ndarray]:
@@ -206,7 +206,8 @@ def at_full_size(
     """Particles and foreground at the working size -> (y, x) int32 labels of `shape`; nothing outside `valid`."""
     least = smallest_area(options, pixel_size_nm)
     if labels.shape == shape:
-        return drop_small(np.where(cover(labels.picture() > 0, valid), labels.picture(), 0), least)
+        whole = labels.picture()
+        return drop_small(np.where(cover(whole > 0, valid), whole, 0), least)
     by = shape[0] * shape[1] / (labels.shape[0] * labels.shape[1])
     labels = labels.kept(labels.area >= least / by)
     nearest = cv2.resize(reach_out(labels), shape[::-1], interpolation=cv2.INTER_NEAREST)
