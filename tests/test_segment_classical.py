@@ -7,6 +7,8 @@ import pytest
 
 from emstream.errors import BadImage, BadSettings, ModelBroken
 from emstream.segment import SegmentOptions, load
+from emstream.segment.classical import ClassicalState, follow
+from emstream.segment.faint import Faint
 
 CLASSICAL = SegmentOptions(model="classical")
 
@@ -200,3 +202,11 @@ def test_faint_particles_that_move_are_followed() -> None:
 
     assert dice(19) > 0.75
     assert max(range(14, 24), key=dice) >= 18  # at 1 px a frame they lag by no more than a frame
+
+
+def test_particles_that_become_clear_late_are_cut_as_they_are_not_as_the_first_guess_was() -> None:
+    state = ClassicalState()
+    for _ in range(20):
+        state = follow(state, ClassicalState(weak=1.0, faint=Faint(1.0, 3.0, 5.0, dark=True)), settle=8)
+    state = follow(state, ClassicalState(sigma=2.4, level=0.2, dark=1.0), settle=8)
+    assert (state.sigma, state.level, state.dark) == (2.4, 0.2, 1.0)

@@ -64,7 +64,11 @@ def test_a_model_of_the_wrong_polarity_is_told_of_not_believed(
     """A model that takes the film for particles: agreement is low, the page, the log and the metric say so."""
     metrics, events = Metrics(), list[tuple[Any, ...]]()
     models = ModelsInUse(
-        tmp_path, Settings(segment=SegmentOptions(model="classical")), True, metrics, lambda *e: events.append(e)
+        tmp_path,
+        Settings(segment=SegmentOptions(model="classical", judge_every=1)),
+        True,
+        metrics,
+        lambda *e: events.append(e),
     )
 
     def see(agreement: float) -> None:

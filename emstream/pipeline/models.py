@@ -21,7 +21,7 @@ from emstream.segment.golden import self_test
 from emstream.segment.registry import Registry
 
 log = logging.getLogger("emstream.models")
-JUDGED = 24  # frames over which the agreement is averaged
+JUDGED = 24  # frames over which the agreement is averaged, or so many as three judgements take
 DOUBT, BELIEVE = 0.4, 0.5  # mean agreement below which a model is said not to fit, and above which it is again
 ADVICE = "emstream train makes one that fits, emstream models evaluate compares"
 
@@ -40,7 +40,7 @@ class ModelsInUse:
     def __init__(self, out: Path, rooms: Rooms, given: bool, metrics: Metrics, announce: Announce) -> None:
         self.registry, self.metrics, self._announce = Registry(out), metrics, announce
         self._rooms = rooms
-        self._agreement: deque[float] = deque(maxlen=JUDGED)
+        self._agreement: deque[float] = deque(maxlen=max(JUDGED, 3 * rooms.segment.judge_every))
         self.fits = True
         self.refused = ""  # what was activated and is not used, and why
         self.steps = self._first(given)
@@ -145,7 +145,7 @@ class ModelsInUse:
     def _judge(self, result: Result) -> None:
         mean = self.agreement
         self.metrics.agreement.set(mean)
-        if self.fits and len(self._agreement) == JUDGED and mean < DOUBT:
+        if self.fits and len(self._agreement) == self._agreement.maxlen and mean < DOUBT:
             self.fits = False
             told = {"run": result.run, "frame": result.frame, "model": self.name, "agreement": round(mean, 3)}
             log.warning(f"the model does not seem to fit these frames; {ADVICE}", extra=told)

@@ -35,6 +35,7 @@ class ClassicalState:
 
     seen: int = 0  # frames
     frames: int = 0  # frames with particles that were used
+    cut: int = 0  # those among them that a threshold parted
     sigma: float = 1.0  # blur, px
     level: float = 0.5  # threshold, 0 = 1st, 1 = 99th percentile of the blurred frame
     dark: float = 0.5  # share of evidence for dark particles, 0..1
@@ -121,14 +122,20 @@ def segment(
 
 def follow(state: ClassicalState, found: ClassicalState, settle: int) -> ClassicalState:
     """Running mean over the first `settle` frames, then an exponential one: nothing jumps from frame to frame."""
-    share = max(FOLLOW, 1 / (state.frames + 1)) if state.frames < max(settle, 1) else FOLLOW
+
+    def share_of(n: int) -> float:
+        return max(FOLLOW, 1 / (n + 1)) if n < max(settle, 1) else FOLLOW
+
+    share = share_of(state.frames)
     weak = state.weak + share * (found.weak - state.weak)
     if found.faint is not None:
-        faint = found.faint if state.faint is None else state.faint.towards(found.faint, max(share, FOLLOW))
+        faint = found.faint if state.faint is None else state.faint.towards(found.faint, share)
         return replace(state, frames=state.frames + 1, weak=weak, faint=faint)
+    share = share_of(state.cut)  # particles that become clear late are cut as they are, not as the first guess was
     return replace(
         state,
         frames=state.frames + 1,
+        cut=state.cut + 1,
         weak=weak,
         sigma=state.sigma + share * (found.sigma - state.sigma),
         level=state.level + share * (found.level - state.level),
