@@ -282,7 +282,7 @@ def train(
         str,
         typer.Option(
             help="student: no labels, or few; supervised: labels; autoencoder: the historical baseline. "
-            "auto: student without labels, supervised with them."
+            "auto: student without labels, supervised with them. Two, a,b: side by side, the better one is kept."
         ),
     ] = "auto",
     suggest: Annotated[

@@ -99,3 +99,5 @@ def test_wrong_recipes_are_named() -> None:
         chosen(options, "alchemy", "none")
     with pytest.raises(BadSettings, match="--labels"):
         chosen(options, "supervised", "none")
+    with pytest.raises(BadSettings, match="different data sets"):
+        chosen(options, "student,supervised", "masks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,3 +90,14 @@ def test_it_is_trained_without_labels_and_can_be_activated(tmp_path: Path) -> No
     found = model(scene.frame(0)).labels
     assert found.shape == (128, 128)
     assert len(model.sha256) == 64
+
+
+def test_two_recipes_are_trained_side_by_side_and_the_better_one_is_kept(tmp_path: Path) -> None:
+    scene = simulate.movie(6, (128, 128), particles=4, diameter=(24, 34), contrast=(0.4, 0.5), dose=200, seed=1)
+    np.save(tmp_path / "movie.npy", scene.frames)
+    options = LearnOptions(recipe="student,autoencoder", crop_px=64, crops=4, epochs=1, steps_per_epoch=2, batch=2)
+    train(options, [tmp_path / "movie.npy"], tmp_path / "m", incumbent="classical")
+    told = json.loads((tmp_path / "m" / "model.json").read_text())
+    rows = {c["name"]: c["checks"]["score"] for c in told["candidates"]}
+    assert set(rows) == {"student-0-1", "autoencoder-0-1"}
+    assert told["provenance"]["recipe"] == max(rows, key=rows.__getitem__).split("-")[0] == "student"

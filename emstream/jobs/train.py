@@ -34,7 +34,7 @@ def train(
     """A model folder, trained on dask from runs, movies or folders of pictures.
 
     labels  : none, a folder, a file, or the name of a run's labels; see `emstream.learn.labels`
-    recipe  : student | supervised | autoencoder; auto = student without labels, supervised with them
+    recipe  : student | supervised | autoencoder, or two of them (a,b) side by side; auto = student without labels, supervised with them
     workers : processes (local) or jobs (slurm); 0 = as many as fit
     returns : the validation numbers of model.json
     raises  : SourceMissing, BadSettings, JobFailed (refused by the gate, or a worker was lost)
@@ -77,13 +77,13 @@ def suggest(
 
 def chosen(options: LearnOptions, recipe: str, labels: str) -> LearnOptions:
     """The options with the recipe. raises : BadSettings"""
+    from emstream.learn.recipes import check
+
     if recipe == "auto":
         recipe = "student" if labels == "none" else "supervised"
-    if recipe not in ("student", "supervised", "autoencoder"):
-        raise BadSettings(f"--recipe {recipe!r} is not known", "use student, supervised or autoencoder")
-    if recipe == "supervised" and labels == "none":
-        raise BadSettings("--recipe supervised needs --labels", "or use --recipe student, which needs none")
-    return dataclasses.replace(options, recipe=recipe)  # type: ignore[arg-type]
+    options = dataclasses.replace(options, recipe=recipe)
+    check(options, labels)
+    return options
 
 
 def usable(c: Any) -> list[str]:

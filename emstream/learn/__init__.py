@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 Progress = Callable[[Mapping[str, Any]], None]
 Spread = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
@@ -15,7 +15,7 @@ Spread = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
 class LearnOptions:
     """How a model is trained."""
 
-    recipe: Literal["student", "supervised", "autoencoder"] = "student"  # no labels | labels | the historical one
+    recipe: str = "student"  # student: no labels | supervised: labels | autoencoder: the historical one; or two, "a,b"
     epochs: int = 40  # of `steps_per_epoch` batches
     steps_per_epoch: int = 50
     minutes: float = 10.0  # stop after so long, and let the learning rate fall to zero by then; 0 = no limit
@@ -43,6 +43,11 @@ class LearnOptions:
     sizes: tuple[float, ...] = (1.0,)  # candidates with other widths; those other than 1 start with fresh weights
     seed: int = 0
     threads: int = 1
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Those whose candidates are trained side by side, of which the best is kept."""
+        return tuple(r.strip() for r in self.recipe.split(","))
 
 
 def train(

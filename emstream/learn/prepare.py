@@ -65,7 +65,7 @@ def look_over(paths: Sequence[Path], labels: str, options: LearnOptions, spread:
         for more, few in zip(spread(_choose, [(m, options.frames) for m in materials]), wanted, strict=True)
     ]
     labelled = sum(len(few) for few in wanted)
-    if options.recipe == "supervised" and (known.pictures or labelled >= FEW):
+    if "supervised" in options.recipes and (known.pictures or labelled >= FEW):
         frames = [tuple(sorted(few)) for few in wanted]  # few labels are mixed with what a teacher says of other frames
     if not any(frames):
         raise SourceMissing(f"no frame to learn from in {', '.join(str(p) for p in paths)}", "check --labels")

@@ -25,6 +25,7 @@ from emstream.segment import SHIPPED
 
 __all__ = ["run", "segmenter"]
 log = logging.getLogger("emstream.learn")
+RECIPES = ("student", "supervised", "autoencoder")
 TRIALS = 10  # frames that the gate looks at
 
 
@@ -43,12 +44,12 @@ def run(
     check(options, labels)
     work = workplace(out, options, inputs, labels)
     seen = prepare.look_over(inputs, labels, options, spread)
-    teacher = "" if options.recipe == "autoencoder" else model_folder(options.start_from)
+    teacher = "" if options.recipes == ("autoencoder",) else model_folder(options.start_from)
     start = "" if options.start_from == "none" else teacher
     wanted = candidates(options)
     found: list[dict[str, Any]] = []
     records: list[Record] = []
-    for turn in range(options.rounds if options.recipe == "student" else 1):
+    for turn in range(options.rounds if "student" in options.recipes else 1):
         records = prepare.teach(seen, teacher, work / f"lessons-{turn}", options, spread)
         path, kept = prepare.cut(seen, records, work / f"crops-{turn}.zarr", options, spread)
         contact_sheet(path, work / "sheet.png")
@@ -74,7 +75,7 @@ def publish(
     k = max(range(len(folders)), key=lambda i: (marks[i].get("dice", 0.0), marks[i]["score"], _iou(found[i])))
     numbers = {**found[k]["validation"], "checks": marks[k]}
     allowed, why = True, "nothing to compare with"
-    if options.recipe == "student" and trials:
+    if "student" in options.recipes and trials:
         old = {m: gate.examine_model(m, trials, options.threads) for m in dict.fromkeys((incumbent, "classical"))}
         numbers["checks_of_others"] = old
         allowed, why = gate.promoted(marks[k], old[incumbent])
@@ -136,9 +137,12 @@ def workplace(out: Path, options: LearnOptions, inputs: Sequence[Path], labels: 
 
 
 def candidates(options: LearnOptions) -> list[Candidate]:
-    """Every seed and size of the recipe."""
+    """Every recipe, seed and size; the historical autoencoder has one size."""
     return [
-        Candidate(options.recipe, options.seed + s, float(size)) for size in options.sizes for s in range(options.seeds)
+        Candidate(recipe, options.seed + s, float(size))
+        for recipe in options.recipes
+        for size in (options.sizes if recipe != "autoencoder" else (1.0,))
+        for s in range(options.seeds)
     ]
 
 
@@ -149,7 +153,15 @@ def model_folder(model: str) -> str:
 
 def check(options: LearnOptions, labels: str) -> None:
     """raises : BadSettings"""
-    if options.recipe == "supervised" and labels == "none":
+    for recipe in options.recipes:
+        if recipe not in RECIPES:
+            raise BadSettings(f"--recipe {recipe!r} is not known", "use student, supervised, autoencoder, or two: a,b")
+    if {"student", "supervised"} <= set(options.recipes):
+        raise BadSettings(
+            f"--recipe {options.recipe}: these two learn from different data sets",
+            "supervised is a student by itself where labels are few",
+        )
+    if "supervised" in options.recipes and labels == "none":
         raise BadSettings("--recipe supervised needs --labels", "or use --recipe student, which needs none")
     if options.crop_px % 32 or options.crop_px < 64:
         raise BadSettings(f"learn.crop_px = {options.crop_px} is not a multiple of 32 from 64 on")
