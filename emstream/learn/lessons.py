@@ -17,9 +17,10 @@ from emstream.learn import LearnOptions
 from emstream.learn.material import Material, opened, others
 from emstream.learn.teacher import SIDES, Lesson, believe, lesson
 from emstream.messages import Rect
+from emstream.segment.listed import components_of
 from emstream.segment.model import read_model
-from emstream.segment.predict import typical_diameter
 from emstream.segment.scale import reduce, scaled, working_shape
+from emstream.segment.scales import typical
 from emstream.segment.unet import UNet
 
 LONG_SIDE = 512  # px; larger frames are taught and learned at this size
@@ -83,7 +84,7 @@ def sides(net: UNet, image: np.ndarray) -> Sequence[int]:
     """At which sizes the network is asked: fine ones for small particles, coarse ones for large."""
     foreground = believe(net, image, (384,))[0]
     ratio = 384 / max(image.shape)
-    return SIDES if ratio * typical_diameter(foreground > 0.5) > LARGE else FINE
+    return SIDES if ratio * typical(components_of(foreground > 0.5).area) > LARGE else FINE
 
 
 def drawn_by_hand(name: str, image: np.ndarray, labels: np.ndarray, valid: Rect | None) -> Lesson:

@@ -32,9 +32,7 @@ class SegmentOptions:
     split: bool = True  # take touching particles apart
     min_diameter_px: float = 3.0  # equivalent diameter below which a particle is dropped
     min_diameter_nm: float = 0.0  # the same in nm, where the pixel size is known; the stricter one holds
-    average_frames: int = (
-        0  # aligned frames that are added up before the network looks; 1 = each alone, 0 = by the dose
-    )
+    average_frames: int = 0  # aligned frames added up before the network looks; 1 = each alone, 0 = by the dose
     settle_frames: int = 8  # frames after which the classical method only follows slowly
     backend: Literal["auto", "torch", "openvino"] = "auto"  # auto = openvino where it is installed and there is no GPU
     judge_every: int = 16  # compare network and classical method each so many frames; 0 = never

@@ -20,7 +20,7 @@ from emstream.segment.classical import ClassicalState, with_polarity
 from emstream.segment.classical import segment as segment_classically
 from emstream.segment.instances import cover, drop_small, reach_out, renumber, smallest_area
 from emstream.segment.level import at_one_level
-from emstream.segment.listed import Listed, components_of, listed
+from emstream.segment.listed import Listed, listed
 from emstream.segment.look import Look, look_at, predict
 from emstream.segment.middle import parted
 from emstream.segment.model import read_model
@@ -181,11 +181,6 @@ def working_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-
-
-def typical_diameter(mask: np.ndarray) -> float:
-    """Area-weighted mean of the components' equivalent diameters, px; 0 when there are none."""
-    return typical(components_of(mask).area)
 
 
 def particles_in(look: Look, options: SegmentOptions) -> tuple[Listed, np.ndarray]:
