@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from through import through
 
-from emstream import align, measure
-from emstream.align import AlignOptions
-from emstream.measure import MeasureOptions
-from emstream.messages import Aligned, Frame, Labelled, Origin
-from emstream.pipeline.average import Seen, reach
-from emstream.pipeline.steps import Steps, linked, look, looked_at, measured
-from emstream.segment import SegmentOptions, load
+from emstream import measure
+from emstream.pipeline.steps import linked, measured
+from emstream.segment import SegmentOptions
 from emstream.simulate import Movie, movie
 
 ROSE = 5.0  # contrast · sqrt(electrons inside): what is fainter nobody can count (A. Rose, J Opt Soc Am 38:196, 1948)
@@ -123,27 +120,12 @@ def truth_of(m: Movie) -> list[dict[str, np.ndarray]]:
 def run(m: Movie, model: str, average: int = 0) -> dict[str, Any]:
     """The movie through the loop's own steps; model = truth takes the true labels in place of the network's."""
     options = SegmentOptions(model=model, average_frames=average)
-    segmenter = None if model == "truth" else load(options)
-    steps = Steps(align=AlignOptions(), measure=MeasureOptions(), segmenter=segmenter, average=average)
-    seen: deque[Seen] = deque(maxlen=reach(average) + 1)
     together_n = []
-    tracks, drift, exclude = measure.start_tracks(), align.start(m.shape, m.dtype, AlignOptions()), None
-    score, told, rows, truth, spent = Score(), [], [], truth_of(m), 0.0
-    for i in range(len(m)):
-        pixels = m.frame(i)
-        drift, e = align.follow(drift, pixels, exclude=exclude)
-        shift = (float(e.shift[0]), float(e.shift[1]))
-        moved, valid = align.move(pixels, shift)
-        true_labels, _ = align.move(m.labels(i), shift)
-        frame = Frame("sim", Origin("", i, 0, 0, 0), pixels, float(m.time_s[i]), m.pixel_size_nm)
-        aligned = Aligned(frame, moved, shift, float(e.confidence), int(e.anchor), int(e.status), valid)
-        if segmenter is None:
-            labelled = Labelled(true_labels, "truth", "")
-        else:
-            seen.append(Seen(aligned, moved))
-            labelled = look(steps, looked_at(steps, list(seen)))()
+    tracks, score, told, rows, truth, spent = measure.start_tracks(), Score(), [], [], truth_of(m), 0.0
+    for i, shown in enumerate(through(m, options)):
+        aligned, labelled, true_labels, valid = shown.aligned, shown.labelled, shown.truth, shown.aligned.valid
+        if model != "truth":
             together_n.append(labelled.averaged)
-        exclude = labelled.labels > 0
         start = time.thread_time()
         tracks, found, _ = linked(tracks, i, aligned, labelled, measured(labelled, aligned), m.pixel_size_nm)
         spent += time.thread_time() - start

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,16 +12,11 @@ import pytest
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    import sys
-
-    spec = importlib.util.spec_from_file_location(
-        "bench_tracks", Path(__file__).parents[1] / "benchmarks" / "bench_tracks.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["bench_tracks"] = importlib.util.module_from_spec(spec)  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+    sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+    try:
+        return importlib.import_module("bench_tracks")
+    finally:
+        sys.path.pop()
 
 
 def test_with_perfect_labels_nothing_is_missed_and_nobody_changes_names(bench: ModuleType) -> None:
