@@ -147,8 +147,6 @@ class Soak:
             if what == "full disk" and sample["stored"] >= self.frames:
                 return  # nothing is written any more
         if what == "kill":
-            if self.stored() >= self.frames:
-                return  # what waits for labels then would wait for the run's next frame
             self.daemon.kill()
             self.begin()
         elif what == "full disk":
@@ -180,10 +178,10 @@ class Soak:
         waiting, told, began = self.events(), time.monotonic(), time.monotonic()
         while True:
             sample = self.look()
+            while sample is not None and waiting and sample["stored"] >= waiting[0][0]:
+                self.happen(waiting.pop(0)[1])
+                sample = self.look()  # none of a life that has just begun
             if sample is not None:
-                while waiting and sample["stored"] >= waiting[0][0]:
-                    self.happen(waiting.pop(0)[1])
-                    sample = self.look() or sample
                 if sample["stored"] >= self.frames and not sample["segmentation_backlog_frames"]:
                     break
                 if time.monotonic() - told > 30:
@@ -229,12 +227,16 @@ class Soak:
         return np.array_equal(np.roll(self.scene.frame(i), moved, (0, 1))[inside], stored[inside])
 
     def growth(self) -> dict[str, float]:
-        """Bytes of resident memory a frame in the longest life, after its first fifth (Theil–Sen, and least squares); the rest."""
+        """Bytes of resident memory a frame in the longest life, after its first fifth (Theil–Sen, and least squares); the rest.
+
+        A frame is done when it is stored, and segmented where that is to be.
+        """
         lives = Counter(s["life"] for s in self.samples)
         rows = [s for s in self.samples if s["life"] == lives.most_common(1)[0][0]]
-        first, last = rows[0]["stored"], rows[-1]["stored"]
-        late = [s for s in rows if s["stored"] >= first + (last - first) / 5]
-        x, y = (np.array([s[k] for s in late]) for k in ("stored", "rss"))
+        done = "segmented" if self.part.segmented else "stored"
+        first, last = rows[0][done], rows[-1][done]
+        late = [s for s in rows if s[done] >= first + (last - first) / 5]
+        x, y = (np.array([s[k] for s in late]) for k in (done, "rss"))
         sen = theilslopes(y, x) if len(x) > 2 else (np.nan,) * 4
         ms = np.array([s["metrics_ms"] for s in self.samples])
         return {

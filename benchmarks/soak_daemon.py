@@ -34,6 +34,7 @@ class Daemon:
         prctl = ctypes.CDLL(None).prctl
         self.began = time.monotonic()
         self._connection: http.client.HTTPConnection | None = None
+        self._started = False
         with log.open("ab") as err:
             self.process = subprocess.Popen(
                 [str(c) for c in command], stdout=err, stderr=err,
@@ -71,11 +72,12 @@ class Daemon:
         assert code == 0, f"the daemon left with {code}"
 
     def sample(self) -> dict[str, float] | None:
-        """None while it does not answer."""
+        """None while it does not answer, or does not know yet what is to be done."""
+        self._started = self._started or '"starting"' not in (self.get("/readyz")[1] or '"starting"')
         began = time.perf_counter()
         code, text = self.get("/metrics")
         took = time.perf_counter() - began
-        if code != 200:
+        if code != 200 or not self._started:
             return None
         values = {"metrics_ms": 1e3 * took}
         for name in ("committed", "segmented"):

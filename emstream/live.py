@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import cv2
+import numpy as np
 
 from emstream import __version__, arrays
 from emstream.config import SECRETS, Settings
@@ -25,7 +26,8 @@ from emstream.messages import Frame
 from emstream.metrics import Metrics
 from emstream.pipeline import Lane, Loop, Result, Sinks, StoreKeeper, warm_up
 from emstream.pipeline.models import ModelsInUse
-from emstream.segment import polarity_of
+from emstream.pipeline.unfinished import unfinished
+from emstream.segment import Polarity, polarity_of
 from emstream.source.ahead import ReadAhead
 from emstream.source.watch import watch
 from emstream.store import Ledger, RunRow, RunWriter, WriteBehind
@@ -121,6 +123,7 @@ class Daemon:
         self._lag = 0.0
         self._loop: Loop | None = None
         self.runs: list[str] = []
+        self._fed: set[str] = set()  # runs that got a frame in this life
         self.committed = self.segmented = 0
 
     # ---- life --------------------------------------------------------------------------------------------------
@@ -163,15 +166,18 @@ class Daemon:
             options.read_ahead_mb << 20,
             self._stop.set,
         )
-        self._loop = Loop(
+        loop = Loop(
             ahead,
             self._open_lane,
+            unfinished(self.ledger, self.steps.segmenter is not None, self._take_up, self._is_of_source),
             batch=self.settings.compute.batch,
             until_idle=self.until_idle,
             close_after=self.settings.store.close_after_s,
             tick=self._tick,
             busy=lambda: self.report.settling > 0,
         )
+        self.metrics.backlog.set(loop.backlog)
+        self._loop = loop
         arrays.keep_freed_memory()
         cv2.setNumThreads(1)  # its helpers spin for the cores that the network and the writer need
         turn = sys.getswitchinterval()
@@ -256,28 +262,43 @@ class Daemon:
         return not reasons, reasons
 
     def _open_lane(self, frame: Frame) -> Lane:
+        """The lane of the run that the frame belongs to: a new one, one that goes on, or one that is open already."""
         wanted = self.name or run_name(frame, self.source)
-        dtype = frame.pixels.dtype.newbyteorder("=")
+        told = (frame.pixels.shape, frame.pixels.dtype.newbyteorder("=").name, frame.pixel_size_nm, self._attrs(frame))
+        row = self.behind.patiently(lambda: self.ledger.run_for(frame.series, wanted, *told))
+        lanes = self._loop.lanes if self._loop is not None else []
+        found = next((lane for lane in lanes if lane.keeper.name == row.name), None)
+        return found or self._lane_of(row, polarity_of(frame.meta))
 
-        def begin() -> tuple[RunRow, RunWriter]:
-            row = self.ledger.run_for(
-                frame.series, wanted, frame.pixels.shape, dtype.name, frame.pixel_size_nm, self._attrs(frame)
-            )
+    def _take_up(self, row: RunRow) -> Lane:
+        return self._lane_of(row, row.attrs.get("polarity", "auto"))
+
+    def _lane_of(self, row: RunRow, polarity: Polarity) -> Lane:
+        def begin() -> RunWriter:
             writer = RunWriter(self.out, row, self.ledger, self.settings.store, timed=self.metrics.timed)
             if row.state in ("closed", "recovered"):
                 writer.reopen()
-            return row, writer
+            return writer
 
-        row, writer = self.behind.patiently(begin)
+        writer = self.behind.patiently(begin)
         keeper = StoreKeeper(writer, self.behind, self.sinks, self.metrics, self._show, row.pixel_size_nm)
-        if row.name not in self.runs:
-            self.runs.append(row.name)
-        if self.steps.segmenter is not None:
-            self.steps.segmenter.reset(polarity_of(frame.meta))
         if row.n and self.url:
             self._recall(row.name)
+        try:
+            lane = Lane(row.series, keeper, self.steps, self.metrics, row.shape, np.dtype(row.dtype), polarity)
+        except (OSError, EmstreamError):
+            self.sinks.writers.remove(writer)
+            raise
+        if row.name not in self.runs:
+            self.runs.append(row.name)
         log.info("run opened", extra={"run": row.name, "frames": row.n, "shape": row.shape, "dtype": row.dtype})
-        return Lane(frame.series, keeper, self.steps, self.metrics, frame)
+        return lane
+
+    def _is_of_source(self, row: RunRow) -> bool:
+        return bool(row.attrs.get("source") == self._source_of(row.series))
+
+    def _source_of(self, series: str) -> str:
+        return str(self.source.resolve() / series)
 
     def _recall(self, run: str) -> None:
         """The curves of frames that are stored already, for a run that goes on."""
@@ -291,8 +312,9 @@ class Daemon:
     def _attrs(self, frame: Frame) -> dict[str, Any]:
         """What a new run tells of itself."""
         return {
-            "source": str(self.source.resolve() / frame.series) if frame.series else str(self.source.resolve()),
+            "source": self._source_of(frame.series),
             "camera": frame.meta.get("camera"),
+            "polarity": polarity_of(frame.meta),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(frame.time_s)),
             "software": {"emstream": __version__},
             "settings": self.settings.as_dict(),
@@ -312,6 +334,7 @@ class Daemon:
         shown = Shown.of(result.run, result.frame, aligned, result.labelled, measured, drift_speed=result.drift_speed)
         if measured is None:
             self.committed += 1
+            self._fed.add(result.run)
             self._commits.append(time.monotonic())
             self._lag = max(0.0, time.time() - max(aligned.frame.closed_at, self._begun_wall))
             self.alarms.committed(shown)
@@ -319,11 +342,14 @@ class Daemon:
                 return  # its picture follows with its particles, unless the branch is behind: then the newest one's
         elif result.final:
             self.segmented += 1
+        of_now = (
+            not self._fed or result.run in self._fed
+        )  # else of an earlier life: alarms and gauges tell what happens
         if measured is not None:
-            self._note_sizes(result)
             self.models.note(result)
-        shown = self.latest.show(shown)
-        if measured is not None:
+        shown = self.latest.show(shown, front=of_now)
+        if measured is not None and of_now:
+            self._note_sizes(result)
             self.alarms.measured(shown)
 
     def _note_sizes(self, result: Result) -> None:
@@ -333,8 +359,6 @@ class Daemon:
         diameters = measured.particles["diameter"]
         nm: dict[str, float] = {}
         if size is not None and len(diameters):
-            import numpy as np
-
             values = np.quantile(diameters, (0.1, 0.5, 0.9)) * (size[0] * size[1]) ** 0.5
             nm = dict(zip(("0.1", "0.5", "0.9"), values.tolist()))
         self.metrics.sizes(measured.count, measured.area_fraction, nm)

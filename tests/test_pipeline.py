@@ -98,7 +98,7 @@ class Rig:
                     RunWriter(self.out, row, ledger, StoreOptions()), behind, sinks, self.metrics, self.shown.append,
                     row.pixel_size_nm,
                 )  # fmt: skip
-                return Lane(frame.series, keeper, self.steps, self.metrics, frame)
+                return Lane(frame.series, keeper, self.steps, self.metrics, row.shape, frame.pixels.dtype)
 
             self.loop = loop = Loop(ReadAhead(iter(()), 1), open_lane, batch=batch)
             loop.ahead = ahead = ReadAhead(self.paced(frames) if one_by_one else iter(frames), 1 << 30)

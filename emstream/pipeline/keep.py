@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from emstream import align, arrays, measure
+from emstream.errors import StoreDamaged
 from emstream.messages import Aligned, Frame, Labelled, Origin, PixelSize
 from emstream.metrics import Metrics
 from emstream.pipeline.lane import Result
 from emstream.pipeline.steps import Tables
 from emstream.store.behind import WriteBehind
 from emstream.store.columns import model_key
+from emstream.store.layout import chunk_name
 from emstream.store.run import Run
 from emstream.store.writer import FrameRecord, LabelRecord, RunWriter
 
@@ -145,9 +147,7 @@ class StoreKeeper:
 
     def saved_state(self) -> dict[str, np.ndarray] | None:
         """The newest saved state whose frames the run still has."""
-        found = [s for i in range(STATES) if (s := self._writer.read_state(f"state{i}")) is not None]
-        usable = [s for s in found if int(s["kept"]) <= self.stored]
-        return max(usable, key=lambda s: int(s["kept"])) if usable else None
+        return newest_state(self._writer.read_state, self.stored)
 
     def waiting(self, first: int) -> list[int]:
         """The frames from `first` on that the run had when it was opened and whose final shift is not known."""
@@ -157,6 +157,8 @@ class StoreKeeper:
     def read(self, slot: int) -> Aligned:
         """A stored frame as the aligner gave it."""
         run = self._readable(slot)
+        if not (run.path / "0" / chunk_name(slot)).is_file():  # it would read as zeros
+            raise StoreDamaged(f"frame {slot} of {run.path} is gone", "emstream check --repair reads it again")
         first, rows = self._rows
         if not first <= slot < first + len(rows["shift"]):  # a branch that lags asks for one frame after the other
             first = slot
@@ -174,9 +176,19 @@ class StoreKeeper:
         return Labelled(np.asarray(self._readable(slot).label(slot), np.int32), "", "")
 
     def drop_rows_from(self, frame: int, living: np.ndarray, next_track: int) -> None:
-        """Take out of the tables what the frames from `frame` on had written before a restart; they write it anew."""
+        """Take out of the tables what the frames from `frame` on had written before a restart; they write it anew.
 
-        def work() -> None:
+        raises : StoreDamaged
+        """
+
+        def work() -> ValueError | None:
+            try:
+                drop()
+            except ValueError as problem:  # what arrow says of a file that is none of its own
+                return problem
+            return None
+
+        def drop() -> None:
             for name in ("particles", "events", "kinetics", "tracks"):
                 kind: Any = name
                 table = self._writer.table(name, measure.schema(kind, self.pixel_size_nm is not None))
@@ -185,7 +197,8 @@ class StoreKeeper:
                 else:
                     table.drop("frame", from_value=frame)
 
-        self._in_the_queue(work)
+        if (problem := self._in_the_queue(work)) is not None:
+            raise StoreDamaged(f"a table of {self._writer.path}: {problem}", "emstream check tells which") from problem
 
     def close(self, last: Callable[[], Tables]) -> None:
         """Everything down, the tables whole, the run `closed`."""
@@ -247,6 +260,13 @@ class StoreKeeper:
             self._behind.drain()
             self._run = Run(self._writer.path)
         return self._run
+
+
+def newest_state(read: Callable[[str], dict[str, np.ndarray] | None], stored: int) -> dict[str, np.ndarray] | None:
+    """The newest saved state of a run that has `stored` frames. read : a name → the state, None when there is none"""
+    found = [s for i in range(STATES) if (s := read(f"state{i}")) is not None]
+    usable = [s for s in found if int(s["kept"]) <= stored]
+    return max(usable, key=lambda s: int(s["kept"])) if usable else None
 
 
 def _on_host(aligned: Aligned) -> Aligned:

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from emstream import align, arrays, measure
-from emstream.errors import BadImage
+from emstream.errors import BadImage, StoreDamaged
 from emstream.messages import Aligned, Array, Frame, Labelled, Measured, PixelSize, Status
 from emstream.metrics import Metrics
 from emstream.pipeline import steps as step
 from emstream.pipeline.average import Seen, reach
 from emstream.pipeline.steps import Steps, Tables
+from emstream.segment import Polarity
 
 log = logging.getLogger("emstream.pipeline")
 
@@ -91,11 +92,24 @@ def on_host(labelled: Labelled) -> Labelled:
 
 
 class Lane:
-    """The frames of one run: `keep` each one as it comes, `advance` the branch when there is time."""
+    """The frames of one run: `keep` each one as it comes, `advance` the branch when there is time.
 
-    def __init__(self, series: str, keeper: Keeper, steps: Steps, metrics: Metrics, first: Frame) -> None:
+    shape, dtype : of its frames, (y, x) px
+    polarity     : of its particles, where that is known
+    """
+
+    def __init__(
+        self,
+        series: str,
+        keeper: Keeper,
+        steps: Steps,
+        metrics: Metrics,
+        shape: tuple[int, int],
+        dtype: np.dtype,
+        polarity: Polarity = "auto",
+    ) -> None:
         self.series, self.keeper, self.steps, self.metrics = series, keeper, steps, metrics
-        self.shape, self.dtype = first.pixels.shape, first.pixels.dtype
+        self.shape, self.dtype, self._polarity = shape, dtype.newbyteorder("="), polarity
         self._pixel_size_nm = keeper.pixel_size_nm
         self._references = steps.references(self.shape)
         self._aligned = steps.aligns(self.shape)
@@ -122,7 +136,7 @@ class Lane:
 
     def fits(self, frame: Frame) -> bool:
         """Whether the frame can be part of this run."""
-        return frame.pixels.shape == self.shape and frame.pixels.dtype == self.dtype
+        return frame.pixels.shape == self.shape and frame.pixels.dtype.newbyteorder("=") == self.dtype
 
     def keep(self, frames: Sequence[Frame]) -> None:
         """Align frames and hand them to the store; blocks while storage is slow."""
@@ -250,6 +264,11 @@ class Lane:
         _, closed_at = self._waiting.get(self.linked, (math.nan, 0.0))
         return time.time() - closed_at
 
+    def look_anew(self) -> None:
+        """The segmenter saw another run, or none: let it begin anew with this one."""
+        if self.steps.segmenter is not None:
+            self.steps.segmenter.reset(self._polarity)
+
     def peek(self) -> None:
         """Segment the newest frame before its turn, so that people see what is, not what was."""
         slot = self.kept - 1
@@ -270,7 +289,12 @@ class Lane:
         speed, closed_at = self._waiting.pop(slot, (math.nan, 0.0))
         aligned = self._memory.pop(slot, None)
         if aligned is None:  # the branch lags: the store has the pixels, but not since when
-            aligned = self.keeper.read(slot)
+            try:
+                aligned = self.keeper.read(slot)
+            except StoreDamaged as problem:
+                log.error("a frame stays without labels", extra={"frame": slot, "because": str(problem)})
+                self.linked = slot + 1
+                return
             pixels = arrays.to_device(aligned.pixels, self.steps.device)
             aligned = replace(aligned, frame=replace(aligned.frame, closed_at=closed_at), pixels=pixels)
         ahead_of_turn = slot in self._peeked
@@ -290,7 +314,7 @@ class Lane:
         """Let the network look at a frame, and at those before it; its particles are made of that later."""
         before = range(max(0, slot - reach(self.steps.average)), slot)
         began = time.perf_counter()
-        frames = [*(self._as_looked_at(s) for s in before), self._as_looked_at(slot, aligned)]
+        frames = [*(s for s in map(self._looked_at_before, before) if s), self._as_looked_at(slot, aligned)]
         particles = step.look(self.steps, step.looked_at(self.steps, frames))
         looked = time.perf_counter() - began
 
@@ -301,6 +325,13 @@ class Lane:
             return labelled
 
         return Once(finish)
+
+    def _looked_at_before(self, slot: int) -> Seen | None:
+        """None when it is damaged."""
+        try:
+            return self._as_looked_at(slot)
+        except StoreDamaged:
+            return None
 
     def _as_looked_at(self, slot: int, aligned: Aligned | None = None) -> Seen:
         """A frame that is, or was, the segmenter's; the store has those that are forgotten."""

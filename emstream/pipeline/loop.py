@@ -15,11 +15,25 @@ IN_ORDER = 4  # with at most this many frames waiting for the branch, the newest
 LATE = 0.8  # s; nor while none has waited so long: what is taken out of turn makes all others wait
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A run that an earlier life left before its last frames had labels, or before it was closed.
+
+    todo : frames that wait for the branch
+    open : its lane; None when it cannot go on
+    """
+
+    run: str
+    todo: int
+    open: Callable[[], Lane | None]
+
+
 @dataclass(eq=False)
 class Loop:
     """Takes frames, gives each to the lane of its run.
 
-    open_lane   : the first frame of a series → the lane of its run, created or resumed
+    open_lane   : a frame that belongs to no lane of `current` → the lane of its run: created, resumed, or one of `lanes`
+    unfinished  : runs that need no new frame to go on; opened one by one when there is nothing else to do
     batch       : most frames taken at once
     until_idle  : seconds without a new frame after which the loop ends by itself; None = only when the source ends
     close_after : seconds without a new frame after which a run is closed
@@ -29,6 +43,7 @@ class Loop:
 
     ahead: ReadAhead
     open_lane: Callable[[Frame], Lane]
+    unfinished: list[Unfinished] = field(default_factory=list)
     batch: int = 16
     until_idle: float | None = None
     close_after: float = 600.0
@@ -38,11 +53,17 @@ class Loop:
     clock: Callable[[], float] = time.monotonic
     lanes: list[Lane] = field(default_factory=list)  # every open run
     current: dict[str, Lane] = field(default_factory=dict)  # series → the run that its next frame joins
+    looking: Lane | None = None  # whose frames the segmenter knows
 
     def run(self) -> None:
-        """Until the source ends or nothing new came for `until_idle` seconds; what was seen is then finished."""
+        """Until the source ends or nothing new came for `until_idle` seconds; what was seen is then finished.
+
+        What is unfinished is finished before the loop is idle; when the source ends, the next life takes it up.
+        """
         for frames in self._batches():
             self._keep(frames)
+            if not frames and not any(lane.todo for lane in self.lanes):
+                self._take_up()
             self._branch()
             self._close_what_rests()
             self.tick()
@@ -51,7 +72,7 @@ class Loop:
     @property
     def backlog(self) -> int:
         """Frames that are kept and not segmented yet."""
-        return sum(lane.todo for lane in self.lanes)
+        return sum(lane.todo for lane in self.lanes) + sum(run.todo for run in self.unfinished)
 
     def _batches(self) -> Iterator[list[Frame]]:
         """Whatever is ready, up to `batch`; [] as a chance to catch up or rest."""
@@ -60,7 +81,7 @@ class Loop:
             frames = self.ahead.take(self.batch, 0.0 if self.backlog else 0.05)
             if frames:
                 newest = self.clock()
-            elif self.ahead.ended or self._idle_since(newest):
+            elif self.ahead.ended or (self._idle_since(newest) and not self.unfinished):
                 return
             yield frames
 
@@ -79,32 +100,51 @@ class Loop:
         lane = self.current.get(frame.series)
         if lane is None or not lane.fits(frame):
             lane = self.current[frame.series] = self.open_lane(frame)
-            self.lanes.append(lane)
+            if lane not in self.lanes:
+                self.lanes.append(lane)
+            self.unfinished = [run for run in self.unfinished if run.run != lane.keeper.name]
         return lane
 
+    def _take_up(self) -> None:
+        """Open the next run that is unfinished; the branch then catches up as after any restart."""
+        if self.unfinished and (lane := self.unfinished.pop(0).open()) is not None:
+            self.lanes.append(lane)
+
     def _branch(self) -> None:
-        """The newest frame at once when many wait; then the oldest, one by one, until new frames arrive."""
+        """The newest frame at once when many wait; then the oldest, one by one, until new frames arrive.
+
+        A run that got a frame lately comes before one that rests.
+        """
         for lane in self.lanes:
             if lane.todo > IN_ORDER and lane.lag_s > LATE:
+                self._look(lane)
                 lane.peek()
-        for lane in self.lanes:
+        for lane in sorted(self.lanes, key=lambda lane: -lane.last_frame_at):
             while lane.todo:
+                self._look(lane)
                 lane.advance()
                 self.tick()  # a long backlog is told of while it lasts
                 if self.ahead.waiting:
                     return
+
+    def _look(self, lane: Lane) -> None:
+        """The segmenter turns to a run: what it learned from another one is not true of this one."""
+        if self.looking is not lane:
+            self.looking = lane
+            lane.look_anew()
 
     def _close_what_rests(self) -> None:
         now = self.clock()
         resting = sorted((lane for lane in self.lanes if not lane.todo), key=lambda lane: lane.last_frame_at)
         surplus = len(self.lanes) - self.most_open
         for i, lane in enumerate(resting):
-            replaced = self.current.get(lane.series) is not lane
+            replaced = self.current.get(lane.series, lane) is not lane
             if replaced or i < surplus or now - lane.last_frame_at > self.close_after:
                 self._close(lane)
 
     def _close(self, lane: Lane) -> None:
         self.lanes.remove(lane)
+        self.looking = None if self.looking is lane else self.looking
         if self.current.get(lane.series) is lane:
             del self.current[lane.series]
         lane.close()
@@ -116,6 +156,7 @@ class Loop:
             self._keep(self.ahead.take(self.batch, 1.0))
         while self.lanes:
             while self.lanes[0].todo:
+                self._look(self.lanes[0])
                 self.lanes[0].advance()
                 self.tick()
             self._close(self.lanes[0])

@@ -103,7 +103,7 @@ def through(
                 writer.reopen()
             runs.append(row.name)
             keeper = StoreKeeper(writer, behind, sinks, metrics, tell, row.pixel_size_nm)
-            return Lane(frame.series, keeper, steps, metrics, frame)
+            return Lane(frame.series, keeper, steps, metrics, row.shape, frame.pixels.dtype)
 
         Loop(ReadAhead(frames, rooms.source.read_ahead_mb << 20), open_lane, batch=rooms.compute.batch).run()
         behind.close()

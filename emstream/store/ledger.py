@@ -170,6 +170,16 @@ class Ledger:
         with self._mutex:
             return [_run_row(row) for row in self._db.execute(_RUNS + " ORDER BY runs.id")]
 
+    def unfinished(self, labels: bool) -> list[RunRow]:
+        """Runs with frames that an earlier life left open, oldest first.
+
+        labels : also those that were closed after labels had stopped to be made: the first frame has some, the last none
+        """
+        behind = f" OR ({_STATE_OF_FIRST} = 'SEGMENTED' AND {_STATE_OF_LAST} = 'COMMITTED')" if labels else ""
+        with self._mutex:
+            rows = self._db.execute(f"{_RUNS} WHERE runs.state IN ('new', 'live'){behind} ORDER BY runs.id")
+            return [row for row in map(_run_row, rows) if row.n]
+
     def run(self, name: str) -> RunRow:
         """The run of that name.
 
@@ -220,11 +230,14 @@ class Ledger:
     ) -> RunRow:
         """The newest run of that series with this shape, dtype and scale, or a new one: NAME, NAME-2, …
 
+        A run whose folder was deleted does not go on: what it had would read as zeros.
         attrs : what a new run shall carry besides (settings, camera …)
         """
         with self._write() as db:
             rows = db.execute(_RUNS + " WHERE series = ? ORDER BY runs.id DESC", (series,)).fetchall()
             for row in map(_run_row, rows):
+                if row.n and not (self.out / f"{row.name}.zarr").is_dir():
+                    continue
                 if row.shape == shape and row.dtype == dtype and _same_scale(row.pixel_size_nm, pixel_size_nm):
                     return row
             taken = {str(r[0]) for r in db.execute("SELECT name FROM runs")} | {p.stem for p in self.out.glob("*.zarr")}
@@ -471,6 +484,8 @@ _RUNS = (  # slots are committed in order: the last one tells how many
     "SELECT runs.*, coalesce((SELECT f.slot + 1 FROM frames f WHERE f.run = runs.id AND f.state IN ('COMMITTED', 'SEGMENTED')"
     " ORDER BY f.slot DESC LIMIT 1), 0) AS n FROM runs"
 )
+_STATE_OF_FIRST = "(SELECT f.state FROM frames f WHERE f.run = runs.id AND f.slot = 0)"
+_STATE_OF_LAST = "(SELECT f.state FROM frames f WHERE f.run = runs.id AND f.state IN ('COMMITTED', 'SEGMENTED') ORDER BY f.slot DESC LIMIT 1)"
 _FRAMES = (
     "SELECT f.*, s.size, s.mtime_ns, s.inode FROM frames f JOIN sources s USING (path, generation)"
     " WHERE f.run = ? AND f.slot >= ? AND f.slot < ? AND f.state IN ('COMMITTED', 'SEGMENTED') ORDER BY f.slot"

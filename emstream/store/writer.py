@@ -278,11 +278,7 @@ class RunWriter:
 
     def read_state(self, name: str) -> dict[str, np.ndarray] | None:
         """What `write_state` kept; None when there is none."""
-        path = self.state_folder / f"{self.name}.{name}.npz"
-        if not path.is_file():
-            return None
-        with np.load(path, allow_pickle=False) as stored:
-            return {k: stored[k] for k in stored.files}
+        return read_state(self.ledger, self.name, name)
 
     def reopen(self) -> None:
         """A closed or recovered run goes on."""
@@ -459,3 +455,12 @@ class RunWriter:
             self._set_state("live")
         if rebooted:
             self._sync(self.n)
+
+
+def read_state(ledger: Ledger, run: str, name: str) -> dict[str, np.ndarray] | None:
+    """What `RunWriter.write_state` kept of a run; None when there is none."""
+    path = ledger.folder / "state" / f"{run}.{name}.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        return {k: stored[k] for k in stored.files}

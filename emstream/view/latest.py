@@ -44,9 +44,10 @@ class Latest:
         self._version = 0
         self._listeners: list[Callable[[], None]] = []
 
-    def show(self, shown: Shown) -> Shown:
+    def show(self, shown: Shown, front: bool = True) -> Shown:
         """A frame was aligned, or segmented and measured: shown when it is the newest, in the curves in any case.
 
+        front   : false when its run is not to be the current one
         returns : the frame with what is known now of how its particles grow
         """
         with self._lock:
@@ -62,7 +63,7 @@ class Latest:
             slot.version = self._version
             if slot.newest is None or shown.frame >= slot.newest.frame:
                 slot.newest = shown
-                self._current = shown.run
+                self._current = shown.run if front else self._current
             if shown.count is not None and (slot.segmented is None or shown.frame >= slot.segmented.frame):
                 slot.segmented = shown
             listeners = tuple(self._listeners)

@@ -123,7 +123,7 @@ def write(out: Path, protocol: str, failpoints: str) -> None:
     PROTOCOLS[protocol](out)
 
 
-def serve() -> None:
+def serve(write: Callable[[Path, str, str], None] = write) -> None:
     """Lives on request: a line `out TAB protocol TAB failpoints` forks one, `pid` and then `exit code` answer."""
     for line in sys.stdin:
         out, protocol, failpoints = line.rstrip("\n").split("\t")
