@@ -157,9 +157,10 @@ class Run:
             raise KeyError(f"the run {self.name} has no column {name!r}")
         return np.asarray(self._array(f"frames/{name}")[begin : min(end, self.n)])
 
-    def table(self, name: str, labels: str = "particles") -> pd.DataFrame:
+    def table(self, name: str, labels: str = "particles", since: int = 0) -> pd.DataFrame:
         """A table: particles, tracks, events, frames; of another label image with its name.
 
+        since  : of particles, events or frames only the rows of this frame and later ones; earlier parts are not read
         raises : KeyError
         """
         import pandas as pd
@@ -169,7 +170,7 @@ class Run:
         path = (folder if labels == "particles" else folder / labels) / f"{name}.parquet"
         if not path.exists():
             raise KeyError(f"the run {self.name} has no table {name!r}")
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, filters=[("frame", ">=", since)] if since else None)
 
     def frame(self, i: int, level: int = 0) -> np.ndarray:
         """(y, x) aligned pixels of frame i, at a pyramid level.
