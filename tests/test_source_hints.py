@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import importlib
 import io
 import itertools
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,3 +78,27 @@ def test_more_than_can_be_remembered_becomes_a_request_to_look_everywhere(tmp_pa
         hints.dispatch(DirCreatedEvent(f"/a/d{i}"))
     assert hints.take().everything
     assert not hints.take().everything
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_half_a_rename_does_not_hold_up_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in (
+        ("inotify_move_event_grouper", "InotifyMoveEventGrouper"),
+        ("inotify_buffer", "InotifyBuffer"),
+    ):
+        with contextlib.suppress(ImportError):  # of watchdog 7, of watchdog 6
+            monkeypatch.setattr(getattr(importlib.import_module(f"watchdog.observers.{module}"), name), "delay", 60.0)
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    (watched / "old").touch()
+    hints = Hints(watched)
+    assert hints.start()
+    (watched / "old").rename(tmp_path / "old")  # its other half never comes
+    write(watched, range(1))
+    end = time.monotonic() + 20
+    named: dict[str, bool] = {}
+    while not named.get(str(watched / "f_0000.npy")) and time.monotonic() < end:
+        hints.wait(0.1)
+        named |= hints.take().files
+    hints.stop()
+    assert named[str(watched / "f_0000.npy")]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 import threading
 import warnings
 from dataclasses import dataclass, field
@@ -27,9 +29,28 @@ log = logging.getLogger(__name__)
 
 MOST_FILES = 512  # named one by one; beyond, their folders are named
 MOST_FOLDERS = 2048  # beyond, everything is to be looked at
+PAIRED_WITHIN_S = 0.01  # the two halves of a rename, which the system tells one after the other
 EVENTS = [FileClosedEvent, FileMovedEvent, FileCreatedEvent, DirCreatedEvent, DirMovedEvent]
 
 warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"watchdog\.observers")  # each prints its whole table
+
+
+def pair_renames_soon() -> None:
+    """Let watchdog wait for the second half of a rename for PAIRED_WITHIN_S.
+
+    Its own half second is slept to the end when the first half is taken before the second is queued, which happens to one
+    rename in some hundred: until then no other file is told of either.
+    """
+    if sys.platform != "linux":
+        return
+    for module, name in (
+        ("inotify_move_event_grouper", "InotifyMoveEventGrouper"),
+        ("inotify_buffer", "InotifyBuffer"),
+    ):
+        try:  # of watchdog 7, of watchdog 6
+            getattr(importlib.import_module(f"watchdog.observers.{module}"), name).delay = PAIRED_WITHIN_S
+        except ImportError:
+            continue
 
 
 @dataclass(slots=True)
@@ -59,6 +80,7 @@ class Hints(FileSystemEventHandler):
         self.stop()
         if is_remote(mount_kind(self.root)):
             return False
+        pair_renames_soon()
         observer = Observer()
         try:
             observer.schedule(self, str(self.root), recursive=True, event_filter=EVENTS)

@@ -68,6 +68,8 @@ class Feed:
         client, loop = _Client(), asyncio.get_running_loop()
 
         def nudge() -> None:
+            if not client.credit:  # it has not drawn the last one; when it has, it looks for the newest itself
+                return
             with contextlib.suppress(RuntimeError):  # the server is closing its loop
                 loop.call_soon_threadsafe(client.wake.set)
 
