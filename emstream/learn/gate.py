@@ -1,7 +1,8 @@
 """The promotion gate: a new model goes live only if it is better than the old one where nobody drew a label.
 
 Three checks on frames that were not trained on, none of which the training can flatter:
-  consistency  the masks of two consecutive frames, laid on each other, overlap: what is there stays there
+  consistency  the masks of two consecutive frames, laid on each other, overlap: what is there stays there. What the
+               frame's neighbours show and neither mask does counts against it: who sees little is consistent, too
   agreement    the mask overlaps with what the frame's neighbours in time show, whose noise is not the frame's
   inserted     particles drawn into the frame, as strong and as large as its own, are found with their outline
 and Dice where frames are labelled by hand. A model that sees everything, or nothing, is consistent and may agree with a
@@ -186,7 +187,9 @@ def _consistent(mask: np.ndarray, after: np.ndarray, t: Trial) -> float:
     y0, y1, x0, x1 = t.valid
     inside = np.zeros(mask.shape, bool)
     inside[y0:y1, x0:x1] = both[y0:y1, x0:x1]
-    return overlap(mask & inside, moved & inside)[0]
+    either = (mask | moved) if t.taught is None else (mask | moved | t.taught)
+    either &= inside
+    return float((mask & moved & inside).sum() / either.sum()) if either.any() else 1.0
 
 
 def _outlined(mask: np.ndarray, discs: np.ndarray) -> float:

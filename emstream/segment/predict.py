@@ -27,6 +27,7 @@ from emstream.segment.model import read_model
 from emstream.segment.normalise import normalise, reduce_on_device
 from emstream.segment.scale import enlarge, reduce, scaled, working_shape
 from emstream.segment.scales import LARGE, finer, specks, typical
+from emstream.segment.small import add_small
 
 LEAST_PX = 128  # longer side of the smallest size at which a frame is looked at
 SURE = 0.85  # foreground that a particle must reach somewhere
@@ -131,6 +132,7 @@ class Network:
         foreground.ravel()[labels.at] = np.where(inside > self.options.threshold, inside, 1)
         covered = scaled(valid, shape, labels.shape)
         labels, foreground = at_one_level(labels, foreground, last.seen, self.options.threshold, covered)
+        labels, foreground = add_small(labels, foreground, last.seen, covered)
         return at_full_size(labels, foreground, shape, self.options, valid, pixel_size_nm), foreground
 
     def _predict(self, image: Tensor) -> Tensor:

@@ -1,0 +1,113 @@
+"""Small particles beside large ones in a noisy frame: what the network passes over, found by a matched filter.
+
+A network that has seen dirt and grain beside large particles takes a dot there for that. Where noise, not structure, hides
+the dots, there is a better rule: the frame without the particles that are known is band-passed at three scales, and a peak
+counts that is higher than what noise gives. Noise has peaks of both signs alike, so those of the wrong sign tell how
+many of the right one are false. Structure beside the particles has both signs, too, and so silences the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from emstream.messages import Rect
+from emstream.segment.faint import edge_share
+from emstream.segment.instances import cover
+from emstream.segment.listed import Listed
+
+SCALES = ((1.5, 13), (2.5, 21), (3.5, 29))  # px: blur, for discs of some 5, 9 and 13 px; side of what is subtracted
+LEAST = 4.75  # robust deviations of a peak: by Adler's formula one frame in three of 512² px of noise has one
+CHANCE, FALSE = 1, 0.05  # so many peaks, or this share of them, may be as high as those of the wrong sign
+NOISY = 0.35  # pixel noise, of the particles' contrast: in clearer frames the network sees what there is
+STRONG, STRONGEST = 0.4, 1.6  # of the known particles' contrast
+BESIDE = 3  # px around known particles that are left alone
+KNOWN = 4  # particles that must be known to compare with
+LARGEST = 14.0  # px, equivalent diameter: a larger one is not what is looked for here
+SMALLEST = 3.0  # px
+TYPICAL = 3.6  # diameter over blur of what a scale finds
+RESPONSE = float(1 - np.exp(-(TYPICAL**2) / 8))  # what is left of its contrast at its middle
+NEAR = 7  # px: side of the square in which a peak is the highest
+
+
+def add_small(
+    labels: Listed, foreground: np.ndarray, image: np.ndarray, valid: Rect | None = None
+) -> tuple[Listed, np.ndarray]:
+    """Labels and foreground with the small particles that stand out of the noise; as they are where there is none.
+
+    labels     : particles that are known
+    foreground : (y, x) float32 0..1; 1 where particles are added
+    image      : (y, x) float32, normalised
+    valid      : the covered pixels
+    """
+    if len(labels) < KNOWN:
+        return labels, foreground
+    known = labels.picture(np.uint8 if len(labels) < 256 else np.int32) > 0
+    inside = cover(np.ones(image.shape, bool), valid)
+    near = cv2.dilate(known.view(np.uint8), np.ones((2 * BESIDE + 1,) * 2, np.uint8)).view(bool)
+    free = inside & ~near
+    if free.sum() < image.size / 20:
+        return labels, foreground
+    film = float(np.median(image[free][::7]))
+    contrast = float(np.median(image.ravel()[labels.at][::3])) - film
+    flat = np.where(free, image - np.float32(film), np.float32(0))
+    if contrast < 0:
+        np.negative(flat, out=flat)
+    bands = []
+    for sigma, side in SCALES:
+        smooth = cv2.GaussianBlur(flat, (0, 0), sigma)
+        if not bands and robust((flat - smooth)[free][::7]) < NOISY * abs(contrast):
+            return labels, foreground
+        bands.append(smooth - cv2.blur(flat, (side, side)))
+    return joined(labels, foreground, peaks(bands, free, abs(contrast)))
+
+
+def robust(values: np.ndarray) -> float:
+    """Standard deviation by the median of absolute deviations."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def peaks(bands: Sequence[np.ndarray], free: np.ndarray, contrast: float) -> np.ndarray:
+    """(y, x) bool: around each peak that is none of noise, at the scale that shows it best, down to its edge.
+
+    bands : the band-passed image at each of SCALES
+    """
+    deviations = [max(robust(band[free][::7]), 1e-9) for band in bands]
+    z = [band / np.float32(deviation) for band, deviation in zip(bands, deviations, strict=True)]
+    most, least = np.maximum.reduce(z), np.minimum.reduce(z)
+    square = np.ones((NEAR, NEAR), np.uint8)
+    top = free & (most > LEAST) & (most == cv2.dilate(most, square))
+    mine, other = most[top], -least[free & (least < -LEAST) & (least == cv2.erode(least, square))]
+    found = np.zeros_like(free)
+    for height in np.arange(LEAST, 8.0, 0.25):
+        if (other > height).sum() <= max(CHANCE, FALSE * (mine > height).sum()):
+            break
+    else:
+        return found
+    top &= most > height
+    for (_, side), band, at in zip(SCALES, bands, z, strict=True):
+        here = top & (at == most) & (band > STRONG * RESPONSE * contrast) & (band < STRONGEST * RESPONSE * contrast)
+        if here.any():
+            of = cv2.dilate(np.where(here, band, np.float32(0)), np.ones((side,) * 2, np.uint8))
+            found |= free & (of > 0) & (band > edge_share(TYPICAL) * of)
+    return found
+
+
+def joined(labels: Listed, foreground: np.ndarray, found: np.ndarray) -> tuple[Listed, np.ndarray]:
+    """The labels, and those parts of a mask that have the size of small particles as further ones."""
+    n, parts, stats, _ = cv2.connectedComponentsWithStats(found.view(np.uint8), connectivity=8)
+    area = stats[:, cv2.CC_STAT_AREA]
+    keep = (area >= np.pi / 4 * SMALLEST**2) & (area <= np.pi / 4 * LARGEST**2)
+    keep[0] = False
+    if n < 2 or not keep.any():
+        return labels, foreground
+    new = np.flatnonzero(keep[parts.ravel()])
+    number = (np.cumsum(keep) + len(labels)).astype(np.int32)
+    at = np.concatenate([labels.at, new])
+    order = np.argsort(at, kind="stable")
+    label = np.concatenate([labels.label, number[parts.ravel()[new]]])[order]
+    foreground = foreground.copy()
+    foreground.ravel()[new] = 1
+    return Listed(at[order], label, labels.shape, np.concatenate([labels.area, area[keep]])), foreground
