@@ -55,7 +55,7 @@ def add_small(
     flat = np.where(free, image - np.float32(film), np.float32(0))
     if contrast < 0:
         np.negative(flat, out=flat)
-    bands = []
+    bands: list[np.ndarray] = []
     for sigma, side in SCALES:
         smooth = cv2.GaussianBlur(flat, (0, 0), sigma)
         if not bands and robust((flat - smooth)[free][::7]) < NOISY * abs(contrast):
