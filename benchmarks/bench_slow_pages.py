@@ -108,12 +108,14 @@ def camera(ready: Path, into: Path, fps: float, begin: float, end: float) -> Non
     """Frames at a steady rate; whole under another name first."""
     files = sorted(ready.iterdir())
     for i in range(int(fps * (end - begin))):
-        time.sleep(max(0.0, begin + i / fps - time.perf_counter()))
+        wait = begin + i / fps - time.perf_counter()
+        if wait < -1.0:
+            continue  # the whole was paused: no camera makes up for that
+        time.sleep(max(0.0, wait))
         part = into / f"m{i:06d}.tif.part"
         shutil.copyfile(files[i % len(files)], part)
         part.rename(into / f"m{i:06d}.tif")
-        if i >= KEPT:
-            (into / f"m{i - KEPT:06d}.tif").unlink()
+        (into / f"m{i - KEPT:06d}.tif").unlink(missing_ok=True)
 
 
 def rounds(visits: list[str], n: int) -> list[str]:
@@ -180,13 +182,16 @@ def commits(ready: Path, folder: Path, fps: float, plan: list[str], block_s: flo
 def judge(blocks: list[tuple[int, str, list[float]]]) -> dict[str, Any]:
     """Quantiles of each kind of visit, and their ratios to `none`.
 
-    blocks : (round, visit, commit times in s)
+    blocks : (round, visit, commit times in s); rounds that miss frames, since all was paused, are left out
     """
+    enough = 0.9 * float(np.median([len(s) for _, _, s in blocks]))
+    paused = {r for r, _, s in blocks if len(s) < enough}
+    blocks = [b for b in blocks if b[0] not in paused]
     rng, ms = np.random.default_rng(0), dict[str, dict[int, np.ndarray]]()
     for visit in dict.fromkeys(v for _, v, _ in blocks):
         numbers = sorted({r for r, _, _ in blocks})
         ms[visit] = {r: 1e3 * np.concatenate([s for q, v, s in blocks if (q, v) == (r, visit)]) for r in numbers}
-    told: dict[str, Any] = {"rounds": len(numbers)}
+    told: dict[str, Any] = {"rounds": len(numbers), "left_out": len(paused)}
     draws = rng.integers(len(numbers), size=(2000, len(numbers)))
     for visit, of in ms.items():
         whole = np.concatenate(list(of.values()))

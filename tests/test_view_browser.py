@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -275,6 +276,40 @@ def test_everything_fits_on_the_screen(browser: Any, live: tuple[Latest, Server]
     )
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert outside == []
+
+
+def test_on_a_telephone_the_head_of_the_page_keeps_its_buttons_in_one_row(
+    browser: Any, live: tuple[Latest, Server]
+) -> None:
+    latest, server = live
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    )
+    opened(browser, server, latest)
+    tops = browser.execute_script(
+        "return ['run', 'theme', 'help'].map(e => document.getElementById(e).getBoundingClientRect().top)"
+    )
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert max(tops) - min(tops) < 10
+
+
+def test_a_new_anchor_is_marked_where_the_count_may_step_and_a_frame_without_particles_says_so(
+    browser: Any, live: tuple[Latest, Server]
+) -> None:
+    latest, server = live
+    none = {"labels": np.empty(0, int), "diameters": np.empty(0, np.float32)}
+    latest.show(planted(1))
+    latest.show(planted(2, status=3 | 16))
+    latest.show(replace(planted(3), count=0, area_fraction=0.0, label_image=np.zeros((128, 160), np.int32), **none))
+    browser.get(server.url)
+    assert shows(browser, 3)
+    chart = "document.getElementById('chart-count')"
+    assert until(browser, f"{chart}.data && {chart}.data[1].customdata.some(w => w.startsWith('new anchor, frame 2'))")
+    assert browser.execute_script(f"return {chart}.layout.shapes.length") == 1
+    assert until(browser, "document.getElementById('chart-sizes').textContent.includes('No whole particle')")
+    latest.show(planted(4))
+    assert until(browser, "document.querySelectorAll('#chart-sizes .bars path').length > 0")
+    assert "No whole particle" not in text(browser, "chart-sizes")
 
 
 def test_nothing_leaves_the_host_and_nothing_goes_wrong_and_the_token_is_not_left_in_the_address(

@@ -5,7 +5,7 @@ import { inUnits, niceLength, rate } from "./numbers.js";
 const STATUS = [[16, "new anchor", "x"], [32, "stage jump", "diamond-open"], [8, "shift not believed", "line-ns-open"]]; // bits, words, mark
 const EVENTS = { nucleation: "circle-open", dissolution: "circle-x-open", coalescence: "triangle-up", split: "triangle-down-open", detachment: "square-open" };
 const TIMED = ["chart-count", "chart-growth", "chart-diameter", "chart-drift", "chart-evolution"];
-const MOST_POINTS = 700, LATEST_MS = 60;
+const MOST_POINTS = 700, LATEST_MS = 60, ANCHOR = 16, MOST_ANCHORS = 40; // with more the lines would hide the curves
 
 // The curves of one run, kept by merging what changed.
 export class Curves {
@@ -64,6 +64,7 @@ export class Charts {
       showlegend: false, hovermode: "x unified", hoverlabel: { bgcolor: this.c.card, bordercolor: this.c.rule, font: { ...this.font, color: this.c.ink } },
       xaxis: this.axis(x), yaxis: this.axis(y), shapes: this.now ?? [], ...more };
   }
+  words(text) { return { text, showarrow: false, font: this.font, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }; }
   line(x, y, color, more = {}) {
     return { x, y, type: "scatter", mode: "lines", connectgaps: true, ...more, line: { color, width: Math.max(1.6, this.font.size / 8), ...more.line }, hovertemplate: more.hovertemplate ?? "%{y}<extra></extra>" };
   }
@@ -98,8 +99,14 @@ export class Charts {
     const x = rows.map(at), seen = rows.filter((r) => r.particles !== null), xs = seen.map(at);
     const end = x.at(-1) || 1, time = { title: byTime ? unit : "frame", range: [0, end], nticks: 6, hoverformat: byTime ? ".1f" : "d" };
     this.scale = { byTime, t0, per, rows };
-    this.now = here === null ? [] : [{ type: "line", x0: at(here), x1: at(here), yref: "paper", y0: 0, y1: 1, line: { color: this.c.ink, width: 1.2, dash: "dot" } }];
-    if (open("chart-count")) this.count(seen, xs, time, events.map((e) => [byTime ? (e.time_s - t0) / per : e.frame, e]));
+    const upright = (r, line) => ({ type: "line", x0: at(r), x1: at(r), yref: "paper", y0: 0, y1: 1, line: { width: 1.2, ...line } });
+    const anchors = rows.filter((r, i) => i && r.status & ANCHOR); // numbers may step there: another part of the sample
+    this.now = anchors.length > MOST_ANCHORS ? [] : anchors.map((r) => upright(r, { color: this.c.second, dash: "dash" }));
+    if (here !== null) this.now.push(upright(here, { color: this.c.ink, dash: "dot" }));
+    if (open("chart-count")) this.count(seen, xs, time, [
+      ...events.map((e) => [byTime ? (e.time_s - t0) / per : e.frame, `${e.kind}${e.track >= 0 ? ` #${e.track}` : ""}, frame ${e.frame}`, EVENTS[e.kind] ?? "star"]),
+      ...anchors.map((r) => [at(r), `new anchor, frame ${r.frame}: another part of the sample is seen`, "x"]),
+    ]);
     if (open("chart-growth")) this.growth(seen, xs, time, nm);
     if (open("chart-diameter")) this.diameter(seen, xs, time, nm);
     if (open("chart-drift")) this.drift(rows, x, time, nm);
@@ -112,10 +119,10 @@ export class Charts {
     return best;
   }
 
-  count(seen, xs, time, events) {
+  count(seen, xs, time, events) { // events: place, words, mark
     const count = seen.map((r) => r.particles), top = Math.max(4, ...count) * 1.12;
     const rug = { x: events.map(([x]) => x), y: events.map(() => 0), type: "scatter", mode: "markers", yaxis: "y2", hovertemplate: "%{customdata}<extra></extra>",
-      customdata: events.map(([, e]) => `${e.kind}${e.track >= 0 ? ` #${e.track}` : ""}, frame ${e.frame}`), marker: { symbol: events.map(([, e]) => EVENTS[e.kind] ?? "star"), color: this.c.second, size: this.font.size * 0.62, line: { width: 1.3 } } };
+      customdata: events.map(([, words]) => words), marker: { symbol: events.map(([, , mark]) => mark), color: this.c.second, size: this.font.size * 0.62, line: { width: 1.3 } } };
     this.plan("chart-count", [this.line(xs, count, this.c.accent), rug], this.layout({ ...time, anchor: "y2" }, { rangemode: "tozero", nticks: 5, range: [0, top], tickformat: "d", domain: [0.13, 1] },
       { yaxis2: this.axis({ domain: [0, 0.09], range: [-1, 1], showgrid: false, showticklabels: false }) }));
   }
@@ -174,7 +181,7 @@ export class Charts {
   // range: the sizes at the two ends of the colours; null = one colour (outlines tell the tracks)
   sizes(diameters, unit, range) {
     this.theme(); this.now = [];
-    if (!diameters.length) { this.plan("chart-sizes", [], this.layout({ title: unit, range: [0, 1] }, { range: [0, 4] })); return; }
+    if (!diameters.length) { this.plan("chart-sizes", [], this.layout({ visible: false }, { visible: false }, { annotations: [this.words("No whole particle in this frame")] })); return; }
     const b = this.bins = bins(diameters, this.bins), x = b.counts.map((_, i) => (i + 0.5) * b.width);
     const top = Math.max(4, ...b.counts), ceiling = this.ceiling = this.ceiling >= top && this.ceiling < top * 1.8 ? this.ceiling : top * 1.2;
     this.plan("chart-sizes", [{ type: "bar", x, y: b.counts, width: b.width * 0.9, marker: { color: range ? x.map((v) => sizeColour(v, range)) : this.c.accent, line: { width: 0 } },
