@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from segment_scenes import flickering, mixed, one_size, touching
+from through import through
 
 from emstream import simulate
 from emstream.align import AlignOptions
@@ -63,6 +64,11 @@ def qualities(models: list[str], data: Path | None, only: str, long_side: int) -
             numbers = " | ".join(f"{np.mean([s[k] for s in each]):.3f}" for k in COLUMNS)
             spread = f"Dice ± {np.std([s['dice'] for s in each]):.3f}" if len(each) > 1 else ""
             print(f"| {name} | {model} | {numbers} | {spread} |", flush=True)
+    for model in models if only in "in a movie" else ():
+        for dose in (4, 20):
+            each = [in_a_movie(model, dose, seed) for seed in SEEDS]
+            numbers = " | ".join(f"{np.mean([s[k] for s in each]):.3f}" for k in COLUMNS)
+            print(f"| 5–60 px mixed, contrast .3–.5, {dose} e/px, in a movie | {model} | {numbers} | |", flush=True)
     for model in models if only in "flicker" else ():
         for average, name in ((1, "each frame alone"), (0, "by the dose, the default")):
             print(f"| static scene, 4 e/px, {name} | {model} | {flicker(model, average)} |", flush=True)
@@ -107,6 +113,18 @@ def fresh(segment: Segmenter) -> Callable[[np.ndarray], np.ndarray]:
         return np.asarray(segment(image).labels)
 
     return one
+
+
+def in_a_movie(model: str, dose: float, seed: int, frames: int = 16, first: int = 6) -> dict[str, Any]:
+    """Means over the later frames of a drifting movie that goes through the daemon's steps: by the default, few electrons are added up."""
+    m = simulate.movie(frames, (512, 512), dose=dose, diameter=(5, 60), contrast=(0.3, 0.5), seed=seed)
+    found, pictures = [], []
+    for i, shown in enumerate(through(m, SegmentOptions(model=model, judge_every=0), threads=1)):
+        if i >= first:
+            y0, y1, x0, x1 = shown.aligned.valid
+            found.append(np.asarray(shown.labelled.labels)[y0:y1, x0:x1])
+            pictures.append(Picture(f"{i}", np.full((1, 1), len(pictures)), shown.truth[y0:y1, x0:x1]))
+    return score(lambda image: found[int(image[0, 0])], pictures)
 
 
 def flicker(model: str, average: int) -> str:
