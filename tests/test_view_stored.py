@@ -138,6 +138,16 @@ def test_a_line_of_any_slope_is_sampled_where_it_lies() -> None:
     np.testing.assert_allclose(found, expected, atol=0.2)
 
 
+@pytest.mark.parametrize("line", [(0.05, 0.5, 0.95, 0.5), (0.05, 0.1, 0.9, 0.8), (0.211, 0.1, 0.211, 0.9)])
+def test_what_no_frame_covers_does_not_darken_a_line_along_its_border(line: tuple[float, float, float, float]) -> None:
+    half = np.zeros((50, 80), np.uint16)
+    half[11:, :60] = 500
+    found = along(half, (21, 100, 0, 121), (100, 160), line, 64)
+    assert np.isnan(found).any() or line[0] == line[2]
+    assert np.isfinite(found).any()
+    assert found[np.isfinite(found)] == pytest.approx(500)
+
+
 @pytest.mark.parametrize("frames", [0, 1, 2, 255, 256, 257, 28_800, 864_000])
 def test_the_frames_of_a_line_are_few_even_stay_while_the_run_grows_and_end_with_the_newest(frames: int) -> None:
     now, later = chosen(frames), chosen(frames + max(1, frames // 1000))

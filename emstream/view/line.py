@@ -106,10 +106,21 @@ def along(pixels: np.ndarray, valid: Rect, full: tuple[int, int], line: Line, n:
     flat = pixels if pixels.dtype in (np.uint8, np.uint16, np.int16, np.float32) else pixels.astype(np.float32)
     if flat.dtype.byteorder == ">":
         flat = flat.astype(flat.dtype.newbyteorder("="))
-    found = cv2.remap(flat, mx, my, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32).mean(axis=0)
-    py, px = y * full[0], x * full[1]
-    inside = (py >= valid[0]) & (py <= valid[1]) & (px >= valid[2]) & (px <= valid[3])
-    return np.where(inside, found, np.nan).astype(np.float32)
+    found = cv2.remap(flat, mx, my, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    inside = _inside(my, valid[:2], full[0] / h, full[0]) & _inside(mx, valid[2:], full[1] / w, full[1])
+    count = inside.sum(axis=0)
+    total = np.where(inside, found, 0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def _inside(at: np.ndarray, valid: tuple[int, int], px: float, full: int) -> np.ndarray:
+    """Whether places are bright by covered pixels alone; the frame's own border is no limit.
+
+    at : coordinates in a level whose pixels are `px` wide · valid : begin and end, px of the `full` frame
+    """
+    begin, end = (-math.inf if valid[0] <= 0 else valid[0]), (math.inf if valid[1] >= full else valid[1])
+    inside: np.ndarray = (np.floor(at) * px >= begin) & ((np.ceil(at) + 1) * px <= end)
+    return inside
 
 
 def _grey(found: np.ndarray) -> np.ndarray:

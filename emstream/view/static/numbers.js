@@ -31,7 +31,7 @@ export function withError(value, error) {
   if (value === null || value === undefined) return "–";
   if (!error) return digits(value);
   const places = Math.max(0, Math.min(6, 1 - Math.floor(Math.log10(error))));
-  const whole = 10 ** Math.max(0, Math.floor(Math.log10(error)) - 1), round = (x) => (places ? x.toFixed(places) : digits(Math.round(x / whole) * whole, 12)).replace("-", "−");
+  const whole = 10 ** Math.max(0, Math.floor(Math.log10(error)) - 1), round = (x) => (places ? x.toFixed(places).replace(/^-(?=[0.]*$)/, "") : digits(Math.round(x / whole) * whole, 12)).replace("-", "−");
   return `${round(value)} ± ${round(error)}`;
 }
 // [value, error, unit] of a rate per second in the time unit in which it is near 1.
