@@ -83,7 +83,7 @@ class Soak:
     def events(self) -> list[tuple[int, str]]:
         """(frames stored, what happens then): kills in the first part, so that a long life follows; the rest anywhere."""
         n, given = self.frames, self.given
-        found = [(self.rng.uniform(0.01, given.kills_until), "kill") for _ in range(given.kills)]
+        found = [(min(1.0, self.rng.uniform(0.01, given.kills_until)), "kill") for _ in range(given.kills)]
         for count, what in ((given.full, "full disk"), (given.unmounts, "unmount")):
             found += [
                 (self.rng.uniform(0.05, 0.95), what)
@@ -317,7 +317,12 @@ def main() -> int:
     ask.add_argument("--side", type=int, default=32)
     ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("--kills", type=int, default=20, help="in each part, as the three that follow")
-    ask.add_argument("--kills-until", type=float, default=0.35, help="the part of the frames in which kills come")
+    ask.add_argument(
+        "--kills-until",
+        type=float,
+        default=0.35,
+        help="the part of the frames in which kills come; 2: half of them when all are stored",
+    )
     ask.add_argument("--full", type=int, default=3, help="times that the disk is filled")
     ask.add_argument("--unmounts", type=int, default=3)
     ask.add_argument(

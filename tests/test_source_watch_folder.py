@@ -22,7 +22,8 @@ from contracts import Planted
 
 from emstream.messages import Frame
 from emstream.source import SourceOptions
-from emstream.source.finished import RECENT
+from emstream.source.discover import Discovery, Found
+from emstream.source.finished import RECENT, Finished
 from emstream.source.formats import open_source
 from emstream.source.formats.dm_write import dm4
 from emstream.source.formats.series import natural_key
@@ -536,6 +537,61 @@ def test_a_finished_file_costs_few_bytes_of_memory(tmp_path: Path) -> None:
         answer = subprocess.run(command, env=where, capture_output=True, text=True, timeout=300, check=False)
     assert answer.returncode == 0, answer.stderr
     assert float(answer.stdout) < 64
+
+
+class DoneAtOnce(Told):
+    """Everything that a discovery finds is done with."""
+
+    def __init__(self, finished: Finished) -> None:
+        super().__init__()
+        self.finished, self.files = finished, 0
+
+    def found(self, files: list[Found]) -> None:
+        self.files += len(files)
+        for f in files:
+            self.finished.add(f.path, f.size, f.mtime_ns, f.inode)
+
+    def knows(self, file: Found) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_at_a_first_start_on_many_files_the_first_come_before_all_are_seen_and_each_costs_few_bytes(
+    flat: bool, tmp_path: Path
+) -> None:
+    from crash.harness import in_memory
+
+    many, whole = 20_000, io.BytesIO()
+    np.save(whole, np.full((2, 2), 7, np.uint16))
+    with in_memory(tmp_path) as folder:
+        root = folder / "camera"
+        for i in range(many):
+            path = root / (f"f_{i:06d}.npy" if flat else f"part_{i // 500:02d}/f_{i:06d}.npy")
+            if i % 500 == 0:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(whole.getvalue())
+        watcher = Watcher(root, SourceOptions(), Taken([]), Told())
+        first = next(frame for _ in range(3) for frame in watcher.step(0.0))
+        assert first.origin.path.endswith("f_000000.npy")
+        assert not watcher._discovery.walked
+        assert len(watcher._files) < many / 4
+        watcher.close()
+
+        finished = Finished()
+        told = DoneAtOnce(finished)
+        tracemalloc.start()
+        try:
+            discovery = Discovery(root, (), finished, {}, told, None)
+            while told.files < many / 2:
+                discovery.step(0.0)
+            assert not discovery.walked
+            assert tracemalloc.get_traced_memory()[0] / many < 50
+            while not discovery.walked:
+                discovery.step(0.0)
+            assert told.files == many
+            assert tracemalloc.get_traced_memory()[0] / many < 50
+        finally:
+            tracemalloc.stop()
 
 
 # -- with the operating system's hints

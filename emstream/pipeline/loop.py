@@ -13,6 +13,7 @@ from emstream.source.ahead import ReadAhead
 
 IN_ORDER = 4  # with at most this many frames waiting for the branch, the newest is not worth showing first
 LATE = 0.8  # s; nor while none has waited so long: what is taken out of turn makes all others wait
+FIRST_S = 1.0  # after the start; the first new frames of a life are not to wait for what is behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,10 @@ class Loop:
 
         What is unfinished is finished before the loop is idle; when the source ends, the next life takes it up.
         """
+        began = self.clock()
         for frames in self._batches():
             self._keep(frames)
-            if not frames and not any(lane.todo for lane in self.lanes):
+            if not frames and self.clock() - began >= FIRST_S and not any(lane.todo for lane in self.lanes):
                 self._take_up()
             self._branch()
             self._close_what_rests()
@@ -78,7 +80,7 @@ class Loop:
         """Whatever is ready, up to `batch`; [] as a chance to catch up or rest."""
         newest = self.clock()
         while True:
-            frames = self.ahead.take(self.batch, 0.0 if self.backlog else 0.05)
+            frames = self.ahead.take(self.batch, 0.0 if any(lane.todo for lane in self.lanes) else 0.05)
             if frames:
                 newest = self.clock()
             elif self.ahead.ended or (self._idle_since(newest) and not self.unfinished):

@@ -6,7 +6,7 @@ import fnmatch
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -304,27 +304,29 @@ class Discovery:
             folder.changed_at = now
             self._folders[path] = folder
         yield len(files) + len(folders) + 1
-        unknown = self._unknown(files, deep)
+        unknown = Names(self._unknown(files, deep))
         del files
         split = len(unknown)
         if folders and not deep:
             split = bisect_right(unknown, natural_key(folders[0]), key=natural_key)
         hinted = known and self._hinting and self._walked
-        for k, paths in enumerate((unknown[:split], unknown[split:])):
-            for some in self._new_first(paths) if below else (paths,):
-                yield from self._compare(some, folder, now, hinted, None if below else MOST_FOUND)
+        for k, (begin, end) in enumerate(((0, split), (split, len(unknown)))):
+            middle = self._first_new(unknown, begin, end) if below else begin
+            for pieces in (unknown.between(middle, end), unknown.between(begin, middle)):
+                yield from self._compare(pieces, folder, now, hinted, None if below else MOST_FOUND)
             for sub in folders if k == 0 else ():
                 if below or sub not in self._folders:
                     yield from self._scan(sub, now, below=below)
 
-    def _compare(self, paths: list[str], folder: Folder, now: float, hinted: bool, most: int | None) -> Iterator[int]:
+    def _compare(
+        self, pieces: Iterable[list[str]], folder: Folder, now: float, hinted: bool, most: int | None
+    ) -> Iterator[int]:
         """Files whose names are not known, or might have changed: those that are new are told, a piece at a time.
 
         hinted : the system should have named them · most : files that are told, the others at the next scan; None = all
         """
         told = 0
-        for begin in range(0, len(paths), PIECE):
-            some = paths[begin : begin + PIECE]
+        for some in pieces:
             found = [f for f in map(self._stat, some) if f is not None and not self._done(f)]
             if hinted and found:
                 self._unhinted.update((f.path, now) for f in found[: max(0, 1024 - told)])
@@ -336,12 +338,11 @@ class Discovery:
                 return
             yield len(some) if most is not None else AT_ONCE  # at the start, what was found is read first
 
-    def _new_first(self, paths: list[str]) -> tuple[list[str], list[str]]:
-        """Of a folder at the start: what came after the files that are known from an earlier life, then the others.
+    def _first_new(self, paths: Names, low: int, high: int) -> int:
+        """Of a folder at the start: what to begin with, because it came after the files that an earlier life knows.
 
         They are a long beginning of it, as a rule; whatever they are, all are told.
         """
-        low, high = 0, len(paths)
         while high - low > CLOSE:
             middle = (low + high) // 2
             file = self._stat(paths[middle])
@@ -349,7 +350,7 @@ class Discovery:
                 low = middle
             else:
                 high = middle
-        return paths[low:], paths[:low]
+        return low
 
     def _list(self, path: str) -> tuple[list[str], list[str]]:
         """Relative paths of the files and of the folders in a folder, in natural order. Raises OSError."""
@@ -408,6 +409,25 @@ class Discovery:
 
     def _absolute(self, path: str) -> str:
         return os.path.join(self.root, path) if path else str(self.root)
+
+
+class Names:
+    """The names in a folder, joined: a million of them may wait for hours at a first start, in their own length, not in 100 bytes each."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._pieces = ["\0".join(names[i : i + PIECE]) for i in range(0, len(names), PIECE)]
+        self._length = len(names)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, at: int) -> str:
+        return self._pieces[at // PIECE].split("\0")[at % PIECE]
+
+    def between(self, begin: int, end: int) -> Iterator[list[str]]:
+        """Those from `begin` to before `end`, at most PIECE at a time."""
+        for first in range(begin // PIECE * PIECE, end, PIECE):
+            yield self._pieces[first // PIECE].split("\0")[max(0, begin - first) : end - first]
 
 
 def in_order(paths: list[str]) -> list[str]:
