@@ -253,12 +253,24 @@ class Cluster:
             process.kill()
             process.wait()
 
-    def kill(self) -> None:
-        name = self.random.choice(["scheduler", "worker-0", "worker-1", "worker-0", "worker-1"])
-        process = self.running.get(name)
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            self.kills.append(name.partition("-")[0])
+    def plan(self, n: int) -> list[str]:
+        """Who is killed, in which order: the scheduler once in five times, one of the workers otherwise."""
+        names = ["scheduler"] * -(-n // 5) + [
+            self.random.choice(["worker-0", "worker-1"]) for _ in range(n - -(-n // 5))
+        ]
+        self.random.shuffle(names)
+        return names
+
+    def kill(self, name: str, done: threading.Event) -> None:
+        """SIGKILL, once that process runs."""
+        while not done.is_set():
+            process = self.running.get(name)
+            if process is not None and process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                self.kills.append(name.partition("-")[0])
+                return
+            done.wait(0.05)
 
     def _keep(self) -> None:
         while not self._stop.wait(0.2):
@@ -304,8 +316,10 @@ def kills(n: int, frames: int, seed: int, size: int = 128, block: int = 16) -> N
             done = threading.Event()
 
             def strike() -> None:
-                while len(cluster.kills) < n and not done.wait(rng.uniform(4.0, 16.0)):
-                    cluster.kill()
+                for name in cluster.plan(n):
+                    if done.wait(rng.uniform(3.0, 9.0)):
+                        return
+                    cluster.kill(name, done)
 
             striker = threading.Thread(target=strike, daemon=True)
             begin = time.monotonic()
@@ -321,6 +335,8 @@ def kills(n: int, frames: int, seed: int, size: int = 128, block: int = 16) -> N
               f"beside {calm:.0f} s undisturbed in one process; all files equal: {same}")  # fmt: skip
         if not same:
             raise SystemExit(1)
+        if len(cluster.kills) < n:
+            raise SystemExit("the job ended before all kills: take more --frames")
 
 
 # ---- on paper ----------------------------------------------------------------------------------------------------
