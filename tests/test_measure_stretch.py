@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emstream.measure import MeasureOptions, Relinked, particles, relink, rows
+from emstream.measure import MeasureOptions, Relinked, link, now, particles, relink, rows, start_tracks
 from emstream.measure.gaps import Joined, in_px, join, renamed
+from emstream.measure.retrace import lives, retrace
 from emstream.measure.stretch import Stretch, carried, link_stretch, resumed, warm_up
 from emstream.simulate import movie
 
@@ -58,7 +59,7 @@ def stretch(
     given = np.isin(table["frame"], frames)
     made = link_stretch(
         {n: v[given] for n, v in in_px(table, SIZE).items()}, images.__getitem__, frames, TIMES[frames], None, None, OPTIONS,
-        start=start, end=stop == N, **how,
+        start=start, end=stop == len(images), **how,
     )  # fmt: skip
     return made, np.flatnonzero(given)
 
@@ -124,3 +125,91 @@ def test_a_memory_that_is_wrong_in_one_number_does_not_pass(
         wrong = right.before | {field: right.before[field].copy()}
         wrong[field][0] += 1
         assert carried(left.after, wrong, OPTIONS) is None, field
+
+
+def traced(
+    images: list[np.ndarray], table: dict[str, np.ndarray], cuts: list[int]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Joined]:
+    """Kinetics of the run and what its particles do, gone through in stretches."""
+    spans = list(zip([0, *cuts], [*cuts, len(images)]))
+    made = [stretch(images, table, a, b, warm_up(OPTIONS)) for a, b in spans]
+    found, track = (
+        join([m for m, _ in made], np.arange(len(images)), None, SIZE, OPTIONS),
+        np.full(len(table["frame"]), -1),
+    )
+    for (m, given), names in zip(made, found.names):
+        track[given[m.track >= 0]] = renamed(m.track[m.track >= 0], *names)
+    rows_px, kinetics, gained = in_px(table, SIZE), [], 0.0
+    does = {n: np.full(len(track), np.nan) for n in ("growth", "growth_error", "diameter_error")}
+    for (start, stop), known in zip(spans, lives(found, [m for m, _ in made], spans, np.arange(len(images)), OPTIONS)):
+        frames = np.arange(known["first"], stop)
+        given = np.isin(table["frame"], frames)
+        does_here, told, left = retrace(
+            {n: v[given] for n, v in rows_px.items()}, track[given], known, frames, TIMES[frames], [(0, 160, 0, 160)] * len(frames),
+            OPTIONS, start=start,
+        )  # fmt: skip
+        told["ripened"] += gained
+        gained += left
+        kinetics.append(told)
+        mine = (table["frame"][given] >= start).nonzero()[0]
+        for n, v in does_here.items():
+            does[n][np.flatnonzero(given)[mine]] = v[mine]
+    return {n: np.concatenate([k[n] for k in kinetics]) for n in kinetics[0]}, does, found
+
+
+def test_kinetics_of_a_run_cut_anywhere_are_those_of_one_that_was_not_cut(
+    images: list[np.ndarray], table: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "OPTIONS", MeasureOptions(rate_frames=8))  # else all begin with frame 0
+    (whole, does, _), (cut, cut_does, _) = traced(images, table, []), traced(images, table, [41, 77, 112, 139])
+    for name in whole:
+        if "critical" not in name:  # the rates remember more than they were shown, a little
+            assert cut[name] == pytest.approx(whole[name], rel=1e-9, abs=1e-9, nan_ok=True), name
+    sure = whole["critical_radius_error"] < whole["critical_radius"]
+    off = np.abs(cut["critical_radius"] - whole["critical_radius"]) / (
+        whole["critical_radius_error"]
+        + 0.02 * whole["critical_radius"]  # of three particles the line may fit as if exact
+    )
+    assert sure.sum() > N // 2
+    assert np.nanquantile(off[sure], 0.95) < 0.5
+    off = np.abs(cut_does["growth"] - does["growth"]) / does["growth_error"]
+    assert np.nanquantile(off, 0.95) < 0.1
+    assert whole["ripened"][-1] > 0
+
+
+def test_kinetics_count_the_events_that_the_events_table_tells_and_the_volume_that_coalesced(
+    images: list[np.ndarray], table: dict[str, np.ndarray]
+) -> None:
+    kinetics, _, found = traced(images, table, [77])
+    for kind in ("nucleation", "dissolution", "coalescence", "split", "detachment"):
+        at = np.sort(found.events["frame"][found.events["kind"] == kind])
+        assert np.array_equal(kinetics[f"{kind}s"], np.searchsorted(at, np.arange(N), side="right")), kind
+    gone = found.events["other_track"][found.events["kind"] == "coalescence"]
+    radius = found.tracks["last_diameter_nm"][np.searchsorted(found.tracks["track"], gone)] / 2 / SIZE[0]
+    assert kinetics["coalesced"][-1] == pytest.approx((4 / 3 * np.pi * radius**3).sum(), rel=0.1)
+
+
+def test_kinetics_after_the_fact_are_those_that_live_tells() -> None:
+    """The same crowd, by a segmentation that misses nobody."""
+    scene = movie(
+        80, (160, 160), particles=24, wander=0.8, coalesce=True, nucleate=0.1, grow=0.05, dissolve=0.004,
+        drift_per_frame=(0, 0), jitter=0, seed=5,
+    )  # fmt: skip
+    images, state, told, growth, columns = [scene.labels(i) for i in range(80)], start_tracks(OPTIONS), [], [], []
+    for i, labels in enumerate(images):
+        columns.append(particles(labels) | {"frame": i, "time_s": TIMES[i], "track": -1})
+        state, ids, _ = link(state, labels, columns[-1], i, TIMES[i])
+        told.append(state.kinetics or {})
+        growth.append(now(state, ids)["growth"])
+    made = [rows("particles", c, SIZE) for c in columns]
+    kinetics, does, _ = traced(images, {n: np.concatenate([m[n] for m in made]) for n in made[0]}, [])
+    for name in ("covered", "count", "density", "mean_radius", "radius_q10", "thickness", "neighbour", "clustering"):
+        assert kinetics[name] == pytest.approx([float(row[name]) for row in told], nan_ok=True, rel=1e-9), name
+    live, later = np.concatenate(growth), does["growth"]
+    assert np.isfinite(later).sum() >= 0.99 * np.isfinite(live).sum()
+    assert np.mean((np.abs(later - live) < 1e-9)[np.isfinite(live)]) > 0.8  # but where a contact came to nothing
+    last = {name: float(kinetics[name][-1]) for name in kinetics}
+    for kind in ("nucleations", "coalescences", "dissolutions", "splits"):
+        assert abs(last[kind] - told[-1][kind]) <= 1, kind  # what is believed only later counts already
+    assert last["ripened"] == pytest.approx(told[-1]["ripened"], rel=0.1)
+    assert last["coalesced"] == pytest.approx(told[-1]["coalesced"], rel=0.1)

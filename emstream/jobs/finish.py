@@ -1,4 +1,4 @@
-"""The end of a job: what its blocks left becomes the run's columns, and its metadata make it a run."""
+"""The end of a job: what its blocks left becomes the run's columns and kinetics, and its metadata make it a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from emstream import __version__
 from emstream.jobs.block import record
 from emstream.jobs.job import Job, lasting
-from emstream.jobs.tracks import columns_of
+from emstream.jobs.tracks import columns_of, write_kinetics
 from emstream.source.archive import Input
 from emstream.store.finished import write_labels, write_run
 from emstream.store.layout import COLUMNS
@@ -26,6 +26,7 @@ def finish(job: Job, told: Mapping[str, Any]) -> dict[str, Any]:
     """
     run, records = Path(job.run), [record(job, k) for k in range(job.blocks)]
     columns = columns_of(job)
+    write_kinetics(job)
     lines = [line for r in records if r is not None for line in r["shards"]]
     models: list[dict[str, str]] = []
     for r in records:

@@ -3,7 +3,8 @@
     link_stretches   linked/S.npz   stretch S by itself, begun some frames earlier to remember what lives
     unsettled        the leader looks whether each goes on where the one before it ended; where not, it is linked again
     stitch           one task: numbers of the whole run, gaps closed, the tables of tracks and events; named/S.npz
-    name_particles   the particle table, a part for each stretch
+    name_particles   the particle table, a part for each stretch; the tracks gone through once more; traced/S.npz
+    write_kinetics   one task: the kinetics table, a part for each stretch
 
 What comes out does not depend on where the run was cut (see `measure.stretch`).
 """
@@ -21,6 +22,7 @@ from emstream import measure
 from emstream.jobs.block import COLUMNS, load_arrays, save_arrays
 from emstream.jobs.job import Job
 from emstream.measure.gaps import in_px, join, renamed
+from emstream.measure.retrace import lives, retrace
 from emstream.measure.stretch import SIGHT, Stretch, carried, link_stretch, resumed, warm_up
 from emstream.messages import Status
 from emstream.store.layout import SHARD_INNER
@@ -59,8 +61,10 @@ def stitch(job: Job) -> dict[str, Any]:
     columns = columns_of(job, ("status", "anchor"))
     frames = _segmented(columns["status"])
     joined = join(found, frames, columns["anchor"][frames], size, job.settings.measure)
-    for s, (own, names) in enumerate(joined.names):
-        save_arrays(job.file("named", s, ".npz"), {"own": own, "names": names})
+    spans = [(job.span(blocks[0])[0], job.span(blocks[-1])[1]) for blocks in job.stretches]
+    for s, known in enumerate(lives(joined, found, spans, frames, job.settings.measure)):
+        own, names = joined.names[s]
+        save_arrays(job.file("named", s, ".npz"), {"own": own, "names": names, **known})
     for name, rows in (("tracks", joined.tracks), ("events", joined.events)):
         schema = measure.schema(name, size is not None)  # type: ignore[arg-type]
         table = {c: np.asarray(rows[c]).astype(t) for c, t in schema.items()}
@@ -69,16 +73,28 @@ def stitch(job: Job) -> dict[str, Any]:
 
 
 def name_particles(job: Job, numbers: Sequence[int]) -> int:
-    """The particle table's parts of these stretches; how many rows."""
+    """The particle table's parts of these stretches; each leaves traced/S.npz. How many rows."""
     n = 0
     for s in numbers:
         rows = _particles(job, job.stretches[s])
-        named = load_arrays(job.file("named", s, ".npz"))
-        assert named is not None
-        rows["track"] = renamed(_stretch(job, s).track, named["own"], named["names"]).astype(rows["track"].dtype)
+        track, does = _traced(job, s)
+        rows["track"] = track.astype(rows["track"].dtype)
+        rows |= {name: v for name, v in measure.to_physical(does, job.archive.pixel_size_nm).items() if name in rows}
         write_part(job.tables / "particles.parquet", s + 1, rows, job.settings.store.fsync)
         n += len(rows["track"])
     return n
+
+
+def write_kinetics(job: Job) -> None:
+    """The kinetics table, a part for each stretch; one stretch is held at a time."""
+    gained, table = 0.0, job.tables / "kinetics.parquet"
+    for s in range(len(job.stretches)):
+        path = job.file("traced", s, ".npz")
+        columns = _of_kind(path, "kinetics")
+        columns["ripened"] = columns["ripened"] + gained
+        gained += float(_open(path, ("left",))["left"])
+        rows = measure.rows("kinetics", columns, job.archive.pixel_size_nm)
+        write_part(table, s + 1, rows, job.settings.store.fsync)
 
 
 def columns_of(job: Job, names: Sequence[str] = COLUMNS) -> dict[str, np.ndarray]:
@@ -126,6 +142,38 @@ def _link(job: Job, s: int, again: bool) -> dict[str, Any]:
     return told
 
 
+def _traced(job: Job, s: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Track of every particle of a stretch, and the columns of what it does, px; its part of the kinetics is left."""
+    known = load_arrays(job.file("named", s, ".npz"))
+    assert known is not None
+    blocks, size = job.stretches[s], job.archive.pixel_size_nm
+    start, first = job.span(blocks[0])[0], int(known["first"]) // job.frames
+    rows = in_px(_particles(job, range(first, blocks[-1] + 1), linking=True), size)
+    track, r = _final(job, s), s
+    own = len(track)
+    while job.stretches[r][0] > first:
+        r -= 1
+        track = np.concatenate((_final(job, r), track))
+    track = track[len(track) - len(rows["frame"]) :]
+    columns = _columns(job, range(first, blocks[-1] + 1), ("status", "time_s", "valid"))
+    at = _segmented(columns["status"])
+    at = at[at + job.span(first)[0] >= known["first"]]
+    does, kinetics, left = retrace(
+        rows, track, known, at + job.span(first)[0], columns["time_s"][at], columns["valid"][at], job.settings.measure,
+        start=start,
+    )  # fmt: skip
+    kept = {f"kinetics.{name}": v for name, v in kinetics.items()} | {"left": np.array(left)}
+    save_arrays(job.file("traced", s, ".npz"), kept)
+    mine = np.s_[len(track) - own :]
+    return track[mine], {name: v[mine] for name, v in does.items()}
+
+
+def _final(job: Job, s: int) -> np.ndarray:
+    """Track of every particle of a stretch, by the numbers of the run."""
+    named = _open(job.file("named", s, ".npz"), ("own", "names"))
+    return renamed(_stretch(job, s).track, named["own"], named["names"])
+
+
 def _stretch(job: Job, s: int, rows: bool = True) -> Stretch:
     """As it was left; `rows`: with the track of every particle."""
     parts = {kind: _pick(job, s, kind) for kind in _KINDS}
@@ -134,14 +182,18 @@ def _stretch(job: Job, s: int, rows: bool = True) -> Stretch:
 
 
 def _pick(job: Job, s: int, kind: str) -> dict[str, np.ndarray]:
-    with np.load(job.file("linked", s, ".npz"), allow_pickle=False) as stored:
+    return _of_kind(job.file("linked", s, ".npz"), kind)
+
+
+def _of_kind(path: Path, kind: str) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as stored:
         return {n.removeprefix(kind + "."): stored[n] for n in stored.files if n.startswith(kind + ".")}
 
 
-def _columns(job: Job, blocks: Sequence[int] | range) -> dict[str, np.ndarray]:
-    """All columns of the frames of some blocks that follow each other."""
-    found = [_open(job.file("done", k, ".npz"), COLUMNS) for k in blocks]
-    return {n: np.concatenate([f[n] for f in found]) for n in COLUMNS}
+def _columns(job: Job, blocks: Sequence[int] | range, names: Sequence[str] = COLUMNS) -> dict[str, np.ndarray]:
+    """Columns of the frames of some blocks that follow each other."""
+    found = [_open(job.file("done", k, ".npz"), names) for k in blocks]
+    return {n: np.concatenate([f[n] for f in found]) for n in names}
 
 
 def _segmented(status: np.ndarray) -> np.ndarray:

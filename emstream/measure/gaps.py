@@ -13,7 +13,7 @@ from emstream.errors import BadImage
 from emstream.measure import MeasureOptions
 from emstream.measure.columns import rows
 from emstream.measure.match import assigned
-from emstream.measure.sightings import added, rows_of, size
+from emstream.measure.sightings import added, begun_with, rows_of, size
 from emstream.measure.stretch import EVENT, SIGHT, Stretch, carried, link_stretch
 from emstream.messages import Array, PixelSize, Rect
 
@@ -41,6 +41,8 @@ class Joined:
     tracks: dict[str, np.ndarray]  # rows of the tracks table
     events: dict[str, np.ndarray]  # rows of the events table, by frame
     closed: int
+    first_area: np.ndarray  # px², of each row of tracks: with which it began
+    last_area: np.ndarray  # px²: the median of the last three
 
 
 def relink(
@@ -98,8 +100,11 @@ def join(
     names = _numbered(stretches, options)
     tracklets, told = _whole(stretches, names), _told(stretches, names)
     heir = _joined(tracklets, _anchors(tracklets, frames, anchor), options, gap)
-    final, tracks, events = _rewritten(tracklets, told, heir, pixel_size_nm, options)
-    return Joined([(own, final[number]) for own, number in names], tracks, events, int((heir >= 0).sum()))
+    final, sums, tracks, events = _rewritten(tracklets, told, heir, pixel_size_nm, options)
+    return Joined(
+        [(own, final[number]) for own, number in names], tracks, events, int((heir >= 0).sum()),
+        begun_with(sums["first_areas"]), size(sums["last_areas"]),
+    )  # fmt: skip
 
 
 def renamed(track: np.ndarray, own: np.ndarray, names: np.ndarray) -> np.ndarray:
@@ -227,10 +232,11 @@ def _rewritten(
     heir: np.ndarray,
     size: PixelSize | None,
     options: MeasureOptions,
-) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Joined tracks take the number of their first part; events that the joining explains are taken back.
 
-    tracklets : row k is track k · returns : the number that each track takes, the tables of tracks and of events
+    tracklets : row k is track k · returns : the number that each track takes, what its sightings add up to,
+    the tables of tracks and of events
     """
     final = np.arange(len(heir) + 1)
     final[-1] = -1  # of no track
@@ -250,10 +256,11 @@ def _rewritten(
     told = sorted((e for e in told if e["track"] != e["other_track"]), key=lambda e: tuple(e[n] for n in _ORDER))
     own = np.setdiff1d(np.arange(len(heir)), heir)
     ends = {"began": began[own], "ended": ended[own], "other_track": final[other[own]]}
-    sums = {n: v for n, v in tracklets.items() if n not in ends}
+    sums = added({n: v for n, v in tracklets.items() if n not in ends}, final[:-1])
     return (
         final,
-        rows("tracks", rows_of(added(sums, final[:-1])) | ends, size),
+        sums,
+        rows("tracks", rows_of(sums) | ends, size),
         rows("events", {n: np.array([e[n] for e in told]) for n in EVENT}, size),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from emstream.measure.roster import growth
+from emstream.measure.roster import FIRST, growth
 
 EXTENT = 3  # sightings at a track's end whose median size stands for it
 _AT = ("frame", "label", "time_s", "y", "x", "diameter")  # told of the first and the last sighting
@@ -18,7 +18,7 @@ def summed(sightings: Mapping[str, np.ndarray], track: np.ndarray) -> dict[str, 
 
     sightings : columns of the particles table, px, in any order · track : (n,) of each row, -1 = none
     returns   : track, frames (how many sightings), first_… and last_… of frame, label, time_s, y, x, diameter,
-                first_areas and last_areas (k, EXTENT) from the end inwards, NaN where there are fewer, cut (k,) bool
+                first_areas and last_areas (k, FIRST) from the end inwards, NaN where there are fewer, cut (k,) bool
                 by the border once, and sums of time t since the first sighting, s, and diameter d, px
     """
     order = np.lexsort((sightings["frame"], track))
@@ -30,7 +30,7 @@ def summed(sightings: Mapping[str, np.ndarray], track: np.ndarray) -> dict[str, 
     t = time_s - time_s[first][index]
     weight = np.where(cut, 0.0, 1.0)
     sums = [np.bincount(index, weight * v, len(first)) for v in (1.0, t, t * t, d, d * t, d * d)]
-    area, inside = sightings["area"][order].astype(float), np.arange(EXTENT)
+    area, inside = sightings["area"][order].astype(float), np.arange(FIRST)
     forth, back = first[:, None] + inside, last[:, None] - inside
     ends = {
         f"{end}_{name}": sightings[name][order][at] for end, at in (("first", first), ("last", last)) for name in _AT
@@ -88,10 +88,15 @@ def rows_of(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def size(areas: np.ndarray) -> np.ndarray:
     """(k,) px²: the median area at an end, from first_areas or last_areas; of fewer than EXTENT the innermost counts again."""
-    filled = areas.copy()
+    filled = areas[:, :EXTENT].copy()
     for k in range(1, filled.shape[1]):
         filled[:, k] = np.where(np.isnan(filled[:, k]), filled[:, k - 1], filled[:, k])
     return np.asarray(np.median(filled, axis=1))
+
+
+def begun_with(first_areas: np.ndarray) -> np.ndarray:
+    """(k,) px²: the area with which a track began, as `roster.sight` tells it: of fewer than FIRST the first counts again."""
+    return np.asarray(np.median(np.where(np.isnan(first_areas), first_areas[:, :1], first_areas), axis=1))
 
 
 def _runs(own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,5 +108,5 @@ def _runs(own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _ends(areas: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     known = np.concatenate(areas)
-    known = known[~np.isnan(known)][:EXTENT]
-    return np.append(known, np.full(EXTENT - len(known), np.nan))
+    known = known[~np.isnan(known)][:FIRST]
+    return np.append(known, np.full(FIRST - len(known), np.nan))
