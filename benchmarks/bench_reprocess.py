@@ -1,6 +1,6 @@
 """Archives in blocks: how well they are aligned, how they scale, what they need, and what kills do to them.
 
-python benchmarks/bench_reprocess.py drift [--seeds N]     errors beside the causal ones and a pairwise banded solver
+python benchmarks/bench_reprocess.py drift [--seeds N]     errors (of one --scene) beside the causal ones and a pairwise banded solver
 python benchmarks/bench_reprocess.py scale                 two workers beside one
 python benchmarks/bench_reprocess.py tasks                 what the scheduler costs a block: all tasks of a job, empty
 python benchmarks/bench_reprocess.py memory [--bits 8]     the most that a worker held, short and long
@@ -85,7 +85,7 @@ def causal(scene: Scene, frames: list[np.ndarray], labelled: bool) -> np.ndarray
     return np.array(found)
 
 
-def drift(seeds: range, frames: int) -> None:
+def drift(seeds: range, frames: int, only: str = "") -> None:
     plain = load(env={}, sets=["segment.enabled=false", "store.fsync=false"])
     rows: list[tuple[str, Callable[[int], Scene], bool]] = [
         (f"{dose:g} e/px", lambda s, d=dose: simulated(frames, s, dose=d), False) for dose in (4.0, 20.0, 1.0)
@@ -104,6 +104,8 @@ def drift(seeds: range, frames: int) -> None:
     print(f"{len(seeds)} seeds, 512², {frames} frames, blocks of {sizes.FRAMES}; 2-D rms px\n")
     print("| scene | causal | in blocks | ratio | pairwise, banded | to it |\n|---|---|---|---|---|---|")
     for name, make, labelled in rows:
+        if only not in name:
+            continue
         sums = np.zeros(3)
         for seed in seeds:
             scene = make(seed)
@@ -403,6 +405,7 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["drift", "scale", "tasks", "memory", "kills", "paper"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--frames", type=int, default=0)
+    parser.add_argument("--scene", default="", help="of drift: only scenes with this in their name")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--bits", type=int, default=16)
@@ -410,7 +413,7 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append", default=[], dest="sets")
     args = parser.parse_args()
     if args.what == "drift":
-        drift(range(101, 101 + args.seeds), args.frames or 128)
+        drift(range(101, 101 + args.seeds), args.frames or 128, args.scene)
     elif args.what == "scale":
         scale(args.frames or 512)
     elif args.what == "memory":

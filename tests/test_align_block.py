@@ -22,7 +22,7 @@ def blocks(frames: np.ndarray, bad: tuple[int, ...] = ()) -> tuple[list[Bench], 
     for start in range(0, len(frames), B):
         inside = [i - start for i in bad if start <= i < start + B]
         bench = Bench(frames[start : start + B], align.AlignOptions(), references={}, bad=inside)
-        guess, (key,) = alone(bench)
+        guess, (key,), _ = alone(bench)
         benches.append(bench)
         guesses.append(guess)
         keys.append(key)
@@ -70,7 +70,7 @@ def test_spectra_that_are_not_kept_change_nothing(monkeypatch: pytest.MonkeyPatc
         bench = Bench(frames, align.AlignOptions(), references={})
         sights = [bench.sight(i, seen) for i in range(B)]
         assert all(callable(s.spectrum) == (kept == 0) for s in sights if s is not None)
-        guess, _ = alone(Bench(frames, align.AlignOptions(), references={}), lambda i: ~seen)
+        guess, _, _ = alone(Bench(frames, align.AlignOptions(), references={}), lambda i: ~seen)
         found.append((guess, among(bench, sights, guess, [[]])))
     assert np.array_equal(found[0][0].measured, found[1][0].measured)
     assert np.array_equal(found[0][1].place, found[1][1].place)

@@ -40,7 +40,8 @@ LARGEST = 3.0  # frames' widths that one canvas may extend over; beyond, the blo
 LOST = 12  # cells: as far as a frame is looked for that was not found before
 LOOK_EVERY = 4  # frames after which the particles that do not vote are looked for anew
 KEPT = 0.5  # of the pixels' bytes that spectra and masks may take; a spectrum beyond is made anew when it is asked for
-GUESS = ("place", "measured", "noise", "status", "part", "jitter")
+TOO_MANY = 0.25  # of a block's frames that may not be found without their particles; of more the particles vote, too
+GUESS = ("place", "measured", "noise", "status", "part", "jitter", "masked")
 NOT_PLACED = Status.REJECTED | Status.BLANK
 
 
@@ -57,6 +58,7 @@ class Guess:
     status: np.ndarray  # (n,) uint8 bits of Status
     part: np.ndarray  # (n,) int64, from 0
     jitter: float  # px², vibration per axis
+    masked: bool = True  # whether particles do not vote
 
     def cut(self, rows: np.ndarray | slice, offset: np.ndarray) -> Guess:
         """Some of the frames, told on a canvas on which this one lies at `offset` (2,) px."""
@@ -77,7 +79,7 @@ class Guess:
     def load(cls, arrays: Mapping[str, np.ndarray]) -> Guess:
         """What `dump` gave."""
         a = arrays
-        return cls(a["place"], a["measured"], a["noise"], a["status"], a["part"], float(a["jitter"]))
+        return cls(a["place"], a["measured"], a["noise"], a["status"], a["part"], float(a["jitter"]), bool(a["masked"]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,46 +186,31 @@ class Bench:
         return flat if bool(flat.any()) else None
 
 
-def alone(bench: Bench, particles: Callable[[int], Array | None] = lambda i: None) -> tuple[Guess, list[Keyframe]]:
+def alone(
+    bench: Bench, particles: Callable[[int], Array | None] = lambda i: None, lead: int = 0
+) -> tuple[Guess, list[Keyframe], list[Keyframe]]:
     """Where each frame of a block lies on the block's own canvas, and the canvases: one for each part.
 
+    lead      : frames at the beginning that are those of the block before; they help to find the others, and to link the
+                block with that one, but are neither told of nor in its keyframes
     particles : frame → (y, x) bool in the frame's own coordinates: pixels that move by themselves and do not vote in
                 it and the frames after it; asked every LOOK_EVERY frames
+    returns   : the guess, the keyframes, and the keyframes with the frames of `lead` in them
     raises    : BadImage
     """
-    n = len(bench)
-    place, status, part = np.zeros((n, 2)), np.full(n, int(NOT_PLACED), np.uint8), np.zeros(n, np.int64)
-    sights: list[Sight | None] = [None] * n
-    state = bench.start()
-    exclude: Array | None = None
-    any_placed = False
-    number, corner, low, high = 0, np.zeros(2), np.zeros(2), np.zeros(2)
-    for i in range(n):
-        e = None
-        if i not in bench.bad:
-            try:
-                state, e = follow(state, bench.frame(i), exclude=exclude)
-            except BadImage:  # nothing finite in it
-                e = None
-        if e is None:
-            place[i], part[i] = place[max(i - 1, 0)], number
-            continue
-        begun = state.canvas.count == 1 and not e.status & Status.REJECTED  # nothing links it to those before
-        if begun:
-            exclude, corner = None, np.zeros(2)
-        at = np.array(e.shift) + corner
-        low, high = np.minimum(low, at), np.maximum(high, at)
-        if any_placed and (begun or (high - low > LARGEST * np.array(bench.shape)).any()):
-            number, low, high = number + 1, at, at
-        any_placed = True
-        place[i], status[i], part[i] = at, int(e.status), number
-        if i % LOOK_EVERY == 0 and not e.status & NOT_PLACED:
-            exclude, corner = particles(i), at
-            state = replace(state, base=(float(at[0]), float(at[1])))  # shifts are told from this frame on
-        if not e.status & Status.BLANK:
-            mask = None if exclude is None else frame_mask(exclude, at - corner, bench.options.dilate_px, bench.grid)
-            sights[i] = bench.sight(i, mask)
-    return _together(bench, sights, place, status, part, state.track.jitter)
+    found = _followed(bench, particles)
+    if found.unplaced > TOO_MANY:  # what is not particles shows too little: small frames, few electrons
+        other = _followed(bench, None)
+        found = other if other.unplaced < found.unplaced else found
+    sights = found.sights
+    guess = _together(bench, sights, found.place, found.status, found.part, found.jitter)
+    guess = replace(guess, masked=found.masked)
+    wide = _keyframes(bench, sights, guess)
+    if not lead:
+        return guess, wide, wide
+    own = guess.cut(np.s_[lead:], np.zeros(2))
+    own = replace(own, part=own.part - own.part[0])
+    return own, _keyframes(bench, sights[lead:], own), wide[int(guess.part[lead]) :]
 
 
 def among(
@@ -264,13 +251,67 @@ def among(
     return Final(place, sigma, z, limit)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Followed:
+    """The frames of a block, each found on those before it."""
+
+    place: np.ndarray
+    status: np.ndarray
+    part: np.ndarray
+    sights: list[Sight | None]
+    jitter: float
+    masked: bool
+
+    @property
+    def unplaced(self) -> float:
+        """Share of the frames that show something and were not found."""
+        shown = self.status & int(Status.BLANK) == 0
+        return float(((self.status & int(Status.REJECTED)) > 0)[shown].mean()) if shown.any() else 0.0
+
+
+def _followed(bench: Bench, particles: Callable[[int], Array | None] | None) -> _Followed:
+    """particles : as `alone` takes it; None: everything votes"""
+    n = len(bench)
+    place, status, part = np.zeros((n, 2)), np.full(n, int(NOT_PLACED), np.uint8), np.zeros(n, np.int64)
+    sights: list[Sight | None] = [None] * n
+    state = bench.start()
+    exclude: Array | None = None
+    any_placed = False
+    number, corner, low, high = 0, np.zeros(2), np.zeros(2), np.zeros(2)
+    for i in range(n):
+        e = None
+        if i not in bench.bad:
+            try:
+                state, e = follow(state, bench.frame(i), exclude=exclude)
+            except BadImage:  # nothing finite in it
+                e = None
+        if e is None:
+            place[i], part[i] = place[max(i - 1, 0)], number
+            continue
+        begun = state.canvas.count == 1 and not e.status & Status.REJECTED  # nothing links it to those before
+        if begun:
+            exclude, corner = None, np.zeros(2)
+        at = np.array(e.shift) + corner
+        low, high = np.minimum(low, at), np.maximum(high, at)
+        if any_placed and (begun or (high - low > LARGEST * np.array(bench.shape)).any()):
+            number, low, high = number + 1, at, at
+        any_placed = True
+        place[i], status[i], part[i] = at, int(e.status), number
+        if i % LOOK_EVERY == 0 and not e.status & NOT_PLACED:
+            exclude, corner = None if particles is None else particles(i), at
+            state = replace(state, base=(float(at[0]), float(at[1])))  # shifts are told from this frame on
+        if not e.status & Status.BLANK:
+            mask = None if exclude is None else frame_mask(exclude, at - corner, bench.options.dilate_px, bench.grid)
+            sights[i] = bench.sight(i, mask)
+    return _Followed(place, status, part, sights, state.track.jitter, particles is not None)
+
+
 def _together(
     bench: Bench, sights: list[Sight | None], place: np.ndarray, status: np.ndarray, part: np.ndarray, jitter: float
-) -> tuple[Guess, list[Keyframe]]:
-    """Each frame compared with all others of its part, and the parts' keyframes."""
+) -> Guess:
+    """Each frame compared with all others of its part."""
     place = place.copy()
     measured, noise = np.full((len(place), 2), np.nan), np.full((len(place), 2, 2), np.inf)
-    keys = []
     shook = [jitter]
     for number in range(int(part[-1]) + 1):
         here = [int(i) for i in np.flatnonzero(part == number)]
@@ -280,11 +321,20 @@ def _together(
         solved = _path([rows], jitter, bench.options.drift_noise_px)
         shook.append(solved.jitter)
         place[here], measured[here], noise[here] = solved.shift, rows[1], rows[2]
-        canvas = laid(seen, place[here], bench.grid)
-        good = place[here][[s is not None for s in seen]]
+    return Guess(place, measured, noise, status, part, float(np.median(shook)))
+
+
+def _keyframes(bench: Bench, sights: Sequence[Sight | None], guess: Guess) -> list[Keyframe]:
+    """The mean of each part's frames, where they lie."""
+    keys = []
+    for number in range(int(guess.part[-1]) + 1):
+        here = [int(i) for i in np.flatnonzero(guess.part == number)]
+        seen = [sights[i] if not guess.status[i] & int(NOT_PLACED) else None for i in here]
+        canvas = laid(seen, guess.place[here], bench.grid)
+        good = guess.place[here][[s is not None for s in seen]]
         low, high = (good.min(0), good.max(0)) if len(good) else (np.zeros(2), np.zeros(2))
         keys.append(Keyframe(canvas, low, high))
-    return Guess(place, measured, noise, status, part, float(np.median(shook))), keys
+    return keys
 
 
 def _compared(

@@ -19,7 +19,7 @@ import numpy as np
 from emstream.align.block import Guess
 from emstream.align.keyframe import Keyframe, link, load_keyframe
 from emstream.align.stack import fine_grid
-from emstream.arrays import namespace_of
+from emstream.arrays import keep_freed_memory, namespace_of
 from emstream.errors import StoreDamaged
 from emstream.jobs.cluster import on_worker
 from emstream.jobs.job import Job
@@ -50,7 +50,7 @@ def link_blocks(job: Job, asked: Sequence[tuple[int, int, int, int, tuple[float,
     """Keyframes compared: (block a, part, block b, part, guess px) each; what was not found is left out."""
     grid, found = None, []
     for a, p, b, q, guess in asked:
-        first, second = _keyframe(job, a, p), _keyframe(job, b, q)
+        first, second = _keyframe(job, a, p), _keyframe(job, b, q, "wide" if job.lead(b) else "key")
         if grid is None:
             grid = fine_grid(job.archive.shape, job.settings.align.grid, np)
         seen = link(first, second, np.array(guess), grid)
@@ -68,6 +68,7 @@ def steps_of(job: Job) -> Steps:
     """The steps, made once in a process; one thread for the network, so that its sums do not depend on the machine."""
     if job.id not in _steps:
         cv2.setNumThreads(1)
+        keep_freed_memory()  # dask lets go of it at once: the kernel then clears pages for half of the time
         _steps.clear()
         _steps[job.id] = make_steps(on_worker(job.settings))
     return _steps[job.id]
@@ -77,13 +78,16 @@ def steps_of(job: Job) -> Steps:
 
 
 def _alone(job: Job, k: int) -> dict[str, Any]:
+    (start, stop), lead = job.span(k), job.lead(k)
     with open_input(job.archive) as source:
-        block = _read(job, source, *job.span(k))
-    guess, keys = first_pass(block, steps_of(job))
+        block = _read(job, source, start - lead, stop)
+    guess, keys, wide = first_pass(block, steps_of(job), lead)
     arrays = {f"guess.{name}": a for name, a in guess.dump().items()}
     for p, key in enumerate(keys):
         arrays |= {f"key{p}.{name}": a for name, a in key.dump().items()}
-    told = _told(k, guess, len(keys), block.bad)
+    for p, key in enumerate(wide if lead else []):
+        arrays |= {f"wide{p}.{name}": a for name, a in key.dump().items()}
+    told = _told(k, guess, len(keys), {i - lead: why for i, why in block.bad.items() if i >= lead})
     arrays["told"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
     _save(job.file("alone", k, ".npz"), arrays)
     return told
@@ -102,15 +106,15 @@ def _told_alone(job: Job, k: int) -> dict[str, Any] | None:
     return None if stored is None else json.loads(stored["told"].tobytes())
 
 
-def _keyframe(job: Job, k: int, part: int, xp: Any = np) -> Keyframe:
-    stored = _pick(job.file("alone", k, ".npz"), f"key{part}.")
-    return load_keyframe(stored, xp)
+def _keyframe(job: Job, k: int, part: int, kind: str = "key", xp: Any = np) -> Keyframe:
+    """kind : key, or wide = with the frames before the block that it was found with"""
+    return load_keyframe(_pick(job.file("alone", k, ".npz"), f"{kind}{part}."), xp)
 
 
 def _keyframes(job: Job, near: Sequence[tuple[int, int, np.ndarray]], xp: Any) -> Iterator[tuple[Keyframe, np.ndarray]]:
     """Keyframes of (block, part, offset), each read when it is its turn: together they are larger than a block."""
     for k, part, offset in near:
-        yield _keyframe(job, k, part, xp), offset
+        yield _keyframe(job, k, part, xp=xp), offset
 
 
 def guess_of(job: Job, k: int) -> Guess:

@@ -8,7 +8,8 @@
       placed.json        all of them are there
       done/K.json .npz   block K is written: its shards and their checksums; its columns and particles
       linked/S.npz       stretch S of blocks: its tracks, what is remembered of them where it begins and ends
-      named/S.npz        the numbers of its tracks in the run
+      named/S.npz        the numbers of its tracks in the run, what they had been through before it
+      traced/S.npz       what all tracks do together, frame by frame
       run.zarr/          the run, moved to OUT/NAME.zarr when it is whole
 
 Each file appears whole or not at all, and says itself whether it is sound; what is there is not done again.
@@ -32,7 +33,7 @@ from emstream.store.layout import SHARD_INNER, Layout
 FRAMES = 64  # in a block, where memory allows
 BLOCK_BYTES = 512 << 20
 SMALL_BYTES, LONGER = (
-    16 << 20,
+    48 << 20,
     4,
 )  # blocks of small frames are up to so many times longer: what a task needs besides is fixed
 MOST_TASKS = 9000  # of a whole job: more blocks than that go to a task by turns, one after the other
@@ -84,6 +85,11 @@ class Job:
         """First frame of block k, and the one after its last."""
         return k * self.frames, min(self.n, (k + 1) * self.frames)
 
+    def lead(self, k: int) -> int:
+        """Frames before block k that its first pass begins with: a short last block alone would show too little."""
+        start, stop = self.span(k)
+        return min(start, max(0, min(FRAMES, self.frames) - (stop - start)))
+
     def file(self, kind: str, k: int, suffix: str) -> Path:
         return Path(self.work) / kind / f"{k:08d}{suffix}"
 
@@ -125,7 +131,8 @@ def shared(items: Sequence[int], workers: int, least: int = 1) -> list[list[int]
 def frames_in_a_block(archive: Input) -> int:
     """A multiple of SHARD_INNER that depends on the archive alone, not on the machine: results depend on it.
 
-    About FRAMES, fewer when frames are large, more when they are small; where the archive keeps several frames in one chunk, whole chunks.
+    About FRAMES, fewer when frames are large, more when they are small; whole chunks of an archive that has several frames
+    in one.
     """
     frame = int(np.prod(archive.shape)) * np.dtype(archive.dtype).itemsize
     about = min(max(FRAMES, SMALL_BYTES // max(1, frame)), LONGER * FRAMES)

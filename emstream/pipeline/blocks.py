@@ -75,8 +75,8 @@ class Done:
     measured: Measured | None
 
 
-def first_pass(block: Block, steps: Steps) -> tuple[Guess, list[Keyframe]]:
-    """Where the frames of a block lie by themselves, and its keyframes."""
+def first_pass(block: Block, steps: Steps, lead: int = 0) -> tuple[Guess, list[Keyframe], list[Keyframe]]:
+    """Where the frames of a block lie by themselves, and its keyframes; without and with the first `lead` of them."""
     references = steps.references(block.pixels.shape[1:])
     bench = _bench(block, steps, references)
     _fresh(steps)
@@ -89,7 +89,7 @@ def first_pass(block: Block, steps: Steps) -> tuple[Guess, list[Keyframe]]:
         )
         return step.look(steps, [step.seen(aligned, references)])().labels > 0
 
-    return alone(bench, particles)
+    return alone(bench, particles, lead)
 
 
 def second_pass(block: Block, steps: Steps, known: Surroundings | Known) -> Iterator[Done]:
@@ -152,8 +152,9 @@ class _Looks:
                 continue
             mask = None
             if self._steps.segmenter is not None:
-                shift = known.guess.place[i] - known.base[i]
-                mask = frame_mask(self._look(i) > 0, shift, bench.options.dilate_px, bench.grid)
+                shift, labels = known.guess.place[i] - known.base[i], self._look(i)
+                if known.guess.masked:
+                    mask = frame_mask(labels > 0, shift, bench.options.dilate_px, bench.grid)
             sights.append(bench.sight(i, mask))
         return among(bench, sights, known.guess, known.around, known.before, known.after)
 
