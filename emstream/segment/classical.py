@@ -22,7 +22,8 @@ from emstream.segment.instances import components, drop_small, fill_holes, renum
 from emstream.segment.scale import enlarge, reduce, working_shape
 
 BINS = 64  # of the levels that are tried
-STEEP = 2.0  # slope along a contour relative to the median slope off it; noise gives 1.3 to 1.7, as pixels sample it
+STEEP = 2.0  # slope along a contour relative to the median slope off it; noise gives 1.3 to 1.7, as pixels sample it,
+SMOOTH, STEEP_SMOOTH = 1.5, 1.75  # and from a blur of so many px on 1.55 at most: less is enough there. Crowds need it
 LONG_SIDE = 1024  # px; larger frames are reduced to it, and the blurred frame is enlarged before the threshold
 TOO_FAR = 2.0  # times the blur that fits: what is only seen then is blurred beyond its size
 EVERY = 4  # once settled, scale and threshold are estimated anew each so many frames
@@ -113,11 +114,11 @@ def segment(
     dark = state.dark > 0.5 if options.polarity == "auto" else options.polarity == "dark"
     blurred = blur(image, state.sigma)
     level, steep = percent(blurred, state.level), slope(blurred)
-    if steepness(blurred, steep, level) < STEEP:
+    if steepness(blurred, steep, level) < enough(state.sigma):
         return np.zeros(shape, np.int32), state  # a blank frame, or one that shows nothing any more
     mask = above(enlarge(blurred, shape), level, dark)
     labels = components(fill_holes(mask, _hole(state.sigma) / ratio))
-    return drop_small(believable(labels, enlarge(steep, shape)), smallest), state
+    return drop_small(believable(labels, enlarge(steep, shape), 0.8 * enough(state.sigma)), smallest), state
 
 
 def follow(state: ClassicalState, found: ClassicalState, settle: int) -> ClassicalState:
@@ -158,12 +159,12 @@ def by_threshold(image: np.ndarray, options: SegmentOptions, smallest: float) ->
     """The same for particles that a threshold parts from the rest; and the blur (px) that would fit what was found."""
     sigma, found = 0.0, None
     for start in (1.0, 2.0, 4.0):  # the finest blur at which anything is seen
-        if level_of(blur(image, start)) is not None:
+        if level_of(blur(image, start), start) is not None:
             sigma = start
             break
     for _ in range(3 if sigma else 0):
         blurred = blur(image, sigma)
-        level = level_of(blurred)
+        level = level_of(blurred, sigma)
         if level is None:
             break
         dark = polarity(blurred, level) if options.polarity == "auto" else options.polarity == "dark"
@@ -178,11 +179,16 @@ def by_threshold(image: np.ndarray, options: SegmentOptions, smallest: float) ->
     return found, sigma
 
 
-def level_of(blurred: np.ndarray) -> float | None:
+def enough(sigma: float) -> float:
+    """How steep a contour must be to be believed after a blur of `sigma` px."""
+    return STEEP if sigma < SMOOTH else STEEP_SMOOTH
+
+
+def level_of(blurred: np.ndarray, sigma: float) -> float | None:
     """Otsu's level, or else the steepest one, if the image is steep enough along its contour; else None."""
     steep = slope(blurred)
     level = otsu(blurred)
-    if steepness(blurred, steep, level) >= STEEP:
+    if steepness(blurred, steep, level) >= enough(sigma):
         return halfway(blurred, level)
     level = steepest(blurred, steep)
     return halfway(blurred, level) if steepness(blurred, steep, level) >= 2 * STEEP else None
@@ -265,14 +271,14 @@ def percent(image: np.ndarray, level: float) -> float:
     return float(low + level * (high - low))
 
 
-def believable(labels: np.ndarray, steep: np.ndarray) -> np.ndarray:
-    """Labels without those whose outline is no steeper than the frame elsewhere."""
+def believable(labels: np.ndarray, steep: np.ndarray, least: float) -> np.ndarray:
+    """Labels without those whose outline is not `least` times as steep as the frame elsewhere."""
     edge = cv2.erode((labels > 0).view(np.uint8), np.ones((3, 3), np.uint8)).view(bool) ^ (labels > 0)
     usual = float(np.median(thinned(steep)))
     at = labels[edge]
     length = np.bincount(at, minlength=int(labels.max()) + 1)
     mean = np.bincount(at, steep[edge], minlength=len(length)) / np.maximum(length, 1)
-    return renumber(labels, mean >= 0.8 * STEEP * usual)
+    return renumber(labels, mean >= least * usual)
 
 
 def _hole(sigma: float) -> float:
