@@ -128,13 +128,18 @@ def shared(items: Sequence[int], workers: int, least: int = 1) -> list[list[int]
     return out
 
 
+def frame_bytes(archive: Input) -> int:
+    """Of one frame's pixels."""
+    return int(np.prod(archive.shape)) * np.dtype(archive.dtype).itemsize
+
+
 def frames_in_a_block(archive: Input) -> int:
     """A multiple of SHARD_INNER that depends on the archive alone, not on the machine: results depend on it.
 
     About FRAMES, fewer when frames are large, more when they are small; whole chunks of an archive that has several frames
     in one.
     """
-    frame = int(np.prod(archive.shape)) * np.dtype(archive.dtype).itemsize
+    frame = frame_bytes(archive)
     about = min(max(FRAMES, SMALL_BYTES // max(1, frame)), LONGER * FRAMES)
     most = max(SHARD_INNER, min(about, BLOCK_BYTES // max(1, frame)) // SHARD_INNER * SHARD_INNER)
     step = int(np.lcm(SHARD_INNER, max(1, archive.chunk)))

@@ -30,7 +30,7 @@ from emstream.errors import BadSettings, JobFailed, StoreBusy
 from emstream.jobs.block import find_alone, finish_blocks, link_blocks, record
 from emstream.jobs.cluster import client, leaving
 from emstream.jobs.finish import finish
-from emstream.jobs.job import Job, frames_in_a_block, identity, name_of, shared
+from emstream.jobs.job import Job, frame_bytes, frames_in_a_block, identity, name_of, shared
 from emstream.jobs.place import Pair, place
 from emstream.jobs.progress import Progress
 from emstream.jobs.tracks import link_stretches, name_particles, stitch, unsettled
@@ -84,7 +84,7 @@ def reprocess(
     for archive in archives:
         named = _label_job(archive, settings, model, labels) if labels is not None else None
         jobs.append(named or _run_job(archive, Path(out or "."), settings, align, model))
-    need = max((4 * job.frames * _frame_bytes(job.archive) for job in jobs), default=0) + (700 << 20)
+    need = max((4 * job.frames * frame_bytes(job.archive) for job in jobs), default=0) + (700 << 20)
     everyone = Workers(lambda: client(cluster, workers, settings, need_bytes=need))
     with Here() if cluster == "here" else everyone as hands:
         try:
@@ -296,9 +296,3 @@ def _model(settings: Settings) -> str:
 def _length(job: Job, k: int) -> int:
     start, stop = job.span(k)
     return stop - start
-
-
-def _frame_bytes(archive: Input) -> int:
-    import numpy as np
-
-    return int(np.prod(archive.shape)) * np.dtype(archive.dtype).itemsize

@@ -138,16 +138,15 @@ class Workers:
         left = [i for i in range(len(calls)) if i not in results]
         futures = client.map(task, *zip(*(calls[i] for i in left)), pure=False)  # in one message
         number = dict(zip(futures, left))
-        try:
+        with ExitStack() as undo:  # whatever ends this early: what is not done is not wanted any more
+            for future in futures:
+                undo.callback(future.cancel)
             for batch in as_completed(futures).batches():
                 for future, result in zip(batch, client.gather(batch)):
                     results[number[future]] = result
                     told(result)
                     future.release()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+            undo.pop_all()
 
     def _connected(self) -> Any:
         if self._client is None:
