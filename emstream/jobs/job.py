@@ -32,10 +32,8 @@ from emstream.store.layout import SHARD_INNER, Layout
 
 FRAMES = 64  # in a block, where memory allows
 BLOCK_BYTES = 512 << 20
-SMALL_BYTES, LONGER = (
-    48 << 20,
-    4,
-)  # blocks of small frames are up to so many times longer: what a task needs besides is fixed
+SMALL_BYTES = 48 << 20  # frames that are smaller together are more to a block: what a task needs besides is fixed
+LONGER = 8  # times, at most
 MOST_TASKS = 9000  # of a whole job: more blocks than that go to a task by turns, one after the other
 TOGETHER = 8  # blocks that a task takes while there are many left: a task costs the scheduler as much as any other
 STRETCH = 128  # frames whose tracks are linked by one task, at least
