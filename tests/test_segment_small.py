@@ -40,7 +40,7 @@ def test_dots_that_stand_out_of_the_noise_are_found_with_their_size(
     new[new <= len(known)] = 0
     hit = np.unique(truth[new > 0])
     assert (hit > 0).sum() >= 25 * 0.9
-    assert len(after) - len(known) <= 26
+    assert len(after) - len(known) <= 28
     area = after.area[len(known) + 1 :]
     assert np.sqrt(4 / np.pi * area).mean() == pytest.approx(diameter, rel=0.25)
     assert (foreground[new > 0] == 1).all()
@@ -55,12 +55,12 @@ def test_known_particles_stay_and_all_are_numbered_in_the_order_of_the_frame() -
     assert (picture[known.picture() > 0] == known.picture()[known.picture() > 0]).all()
 
 
-def test_noise_alone_gives_a_particle_in_few_frames() -> None:
+def test_noise_alone_gives_next_to_nothing() -> None:
     added = 0
     for seed in range(24):
         image, known, _ = frame(0, 0.5 + seed % 3, seed)
         added += len(add_small(known, np.zeros(image.shape, np.float32), image)[0]) - len(known)
-    assert added <= 9  # 4.5 by the formula
+    assert added <= 3
 
 
 def test_grain_of_both_signs_silences_the_search() -> None:

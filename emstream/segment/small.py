@@ -19,8 +19,11 @@ from emstream.segment.instances import cover
 from emstream.segment.listed import Listed
 
 SCALES = ((1.5, 13), (2.5, 21), (3.5, 29))  # px: blur, for discs of some 5, 9 and 13 px; side of what is subtracted
-LEAST = 4.75  # robust deviations of a peak: by Adler's formula one frame in three of 512² px of noise has one
-CHANCE, FALSE = 1, 0.05  # so many peaks, or this share of them, may be as high as those of the wrong sign
+LEAST, MOST = (
+    4.5,
+    9.0,
+)  # robust deviations of a peak: from where on it is looked at, and up to where it is asked for more
+CHANCE, FALSE = 1, 0.08  # share of the peaks that may be false; so many of the wrong sign are chance
 NOISY = 0.35  # pixel noise, of the particles' contrast: in clearer frames the network sees what there is
 STRONG, STRONGEST = 0.4, 1.6  # of the known particles' contrast
 BESIDE = 3  # px around known particles that are left alone
@@ -81,8 +84,10 @@ def peaks(bands: Sequence[np.ndarray], free: np.ndarray, contrast: float) -> np.
     top = free & (most > LEAST) & (most == cv2.dilate(most, square))
     mine, other = most[top], -least[free & (least < -LEAST) & (least == cv2.erode(least, square))]
     found = np.zeros_like(free)
-    for height in np.arange(LEAST, 8.0, 0.25):
-        if (other > height).sum() <= max(CHANCE, FALSE * (mine > height).sum()):
+    pixels = int(free.sum())
+    for height in np.arange(LEAST, MOST, 0.25):
+        false = FALSE * (mine > height).sum()
+        if (other > height).sum() <= max(CHANCE, false) and of_noise(float(height), pixels) <= false:
             break
     else:
         return found
@@ -93,6 +98,12 @@ def peaks(bands: Sequence[np.ndarray], free: np.ndarray, contrast: float) -> np.
             of = cv2.dilate(np.where(here, band, np.float32(0)), np.ones((side,) * 2, np.uint8))
             found |= free & (of > 0) & (band > edge_share(TYPICAL) * of)
     return found
+
+
+def of_noise(height: float, pixels: int) -> float:
+    """Peaks above a height that white noise of so many pixels has after the blurs (Adler, Geometry of Random Fields, 1981)."""
+    density = sum(1 / (2 * sigma**2) for sigma, _ in SCALES)
+    return pixels * density * height * float(np.exp(-(height**2) / 2)) / (2 * np.pi) ** 1.5
 
 
 def joined(labels: Listed, foreground: np.ndarray, found: np.ndarray) -> tuple[Listed, np.ndarray]:
