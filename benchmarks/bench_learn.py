@@ -42,7 +42,7 @@ WIDE = LearnOptions(
 )  # fmt: skip
 
 
-SHORT = LearnOptions(frames=40, crops=20, crop_px=192, epochs=10, minutes=9.0)  # of the movies
+SHORT = LearnOptions(frames=40, crops=20, crop_px=192)  # of the movies
 
 
 def tell(news: Mapping[str, Any]) -> None:
