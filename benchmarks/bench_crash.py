@@ -61,10 +61,10 @@ def power_cuts(folder: Path, most: int, seed: int) -> int:
     """Recover from states that a power cut may leave, at most so many of each store; returns how many did not."""
     from crash import power, test_crash_power
 
-    from emstream.store import ledger
+    from emstream.store import recover
 
     planted.FRAMES = test_crash_power.FRAMES
-    ledger._boot_id = lambda: "after the power cut"
+    recover.boot_id = lambda: "after the power cut"
     failed = 0
     print("| store | system calls | states | tried | not recovered |\n|---|---|---|---|---|")
     for name, fsync in (("emstream", True), ("emstream without fsync", False)):

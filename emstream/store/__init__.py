@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from emstream.store.behind import WriteBehind
     from emstream.store.check import Report
     from emstream.store.layout import Layout
-    from emstream.store.ledger import FrameRow, Ledger, Recovery, RunRow
+    from emstream.store.ledger import Ledger
+    from emstream.store.recover import Recovery
+    from emstream.store.rows import FrameRow, RunRow
     from emstream.store.run import Run
     from emstream.store.tables import TableWriter
     from emstream.store.writer import FrameRecord, LabelRecord, RunWriter
@@ -46,14 +48,14 @@ class StoreOptions:
 
 _DOORS = {
     "FrameRecord": "writer",
-    "FrameRow": "ledger",
+    "FrameRow": "rows",
     "LabelRecord": "writer",
     "Layout": "layout",
     "Ledger": "ledger",
-    "Recovery": "ledger",
+    "Recovery": "recover",
     "Report": "check",
     "Run": "run",
-    "RunRow": "ledger",
+    "RunRow": "rows",
     "RunWriter": "writer",
     "TableWriter": "tables",
     "WriteBehind": "behind",

@@ -14,7 +14,7 @@ from emstream.errors import StoreDamaged
 from emstream.messages import Status
 from emstream.store.chunks import decode
 from emstream.store.layout import COLUMN_CHUNK, COLUMNS, column_chunk_name
-from emstream.store.ledger import FinalRow, FrameRow, LabelRow
+from emstream.store.rows import FinalRow, FrameRow, LabelRow
 
 _SHIFTS = {"shift": ("dy", "dx"), "final_shift": ("final_dy", "final_dx")}  # the ledger's names
 KEPT = 4  # chunks kept in memory: where frames, final shifts and labels arrive, and one more

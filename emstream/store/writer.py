@@ -22,10 +22,11 @@ from emstream.store.chunks import Staged, crc32c, encode, little, remove_partial
 from emstream.store.columns import Columns, model_key
 from emstream.store.failpoints import failpoint
 from emstream.store.layout import LABELS, Layout
-from emstream.store.ledger import FinalRow, FrameRow, LabelRow, Ledger, RunRow
+from emstream.store.ledger import Ledger
 from emstream.store.origins import Origins
 from emstream.store.pyramid import label_levels, levels
 from emstream.store.reboot import mend_coarse, sync_file_system
+from emstream.store.rows import FinalRow, FrameRow, LabelRow, RunRow
 from emstream.store.tables import TableWriter, write_table
 from emstream.store.versions import versions
 

@@ -14,7 +14,7 @@ from crash import planted_source as planted
 from crash import power, writer_process
 from crash.harness import assert_perfect, in_memory
 
-from emstream.store import ledger as ledger_module
+from emstream.store import recover
 from emstream.store.chunks import decode
 from emstream.store.layout import Layout, chunk_name
 
@@ -27,7 +27,7 @@ strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace recor
 @pytest.fixture(autouse=True)
 def few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planted, "FRAMES", FRAMES)
-    monkeypatch.setattr(ledger_module, "_boot_id", lambda: "after the power cut")
+    monkeypatch.setattr(recover, "boot_id", lambda: "after the power cut")
 
 
 @pytest.fixture
