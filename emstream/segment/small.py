@@ -85,7 +85,7 @@ def peaks(bands: Sequence[np.ndarray], free: np.ndarray, contrast: float) -> np.
     mine, other = most[top], -least[free & (least < -LEAST) & (least == cv2.erode(least, square))]
     found = np.zeros_like(free)
     pixels = int(free.sum())
-    for height in np.arange(LEAST, MOST, 0.25):
+    for height in np.arange(LEAST, MOST, 0.125):
         false = FALSE * (mine > height).sum()
         if (other > height).sum() <= max(CHANCE, false) and of_noise(float(height), pixels) <= false:
             break
