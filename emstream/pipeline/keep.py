@@ -19,8 +19,9 @@ from emstream.pipeline.steps import Tables
 from emstream.store.behind import WriteBehind
 from emstream.store.columns import model_key
 from emstream.store.layout import chunk_name
+from emstream.store.records import FrameRecord, LabelRecord
 from emstream.store.run import Run
-from emstream.store.writer import FrameRecord, LabelRecord, RunWriter
+from emstream.store.writer import RunWriter
 
 T = TypeVar("T")
 ROWS_EVERY_S = 2.0  # how often readers of a live run's tables see new rows

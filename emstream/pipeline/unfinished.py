@@ -11,7 +11,7 @@ from emstream.pipeline.keep import newest_state
 from emstream.pipeline.lane import Lane
 from emstream.pipeline.loop import Unfinished
 from emstream.store import Ledger, RunRow
-from emstream.store.writer import read_state
+from emstream.store.state import read_state
 
 log = logging.getLogger("emstream.pipeline")
 

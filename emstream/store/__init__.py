@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from emstream.store.check import Report
     from emstream.store.layout import Layout
     from emstream.store.ledger import Ledger
+    from emstream.store.records import FrameRecord, LabelRecord
     from emstream.store.recover import Recovery
     from emstream.store.rows import FrameRow, RunRow
     from emstream.store.run import Run
     from emstream.store.tables import TableWriter
-    from emstream.store.writer import FrameRecord, LabelRecord, RunWriter
+    from emstream.store.writer import RunWriter
 
 __all__ = [
     "FrameRecord",
@@ -47,9 +48,9 @@ class StoreOptions:
 
 
 _DOORS = {
-    "FrameRecord": "writer",
+    "FrameRecord": "records",
     "FrameRow": "rows",
-    "LabelRecord": "writer",
+    "LabelRecord": "records",
     "Layout": "layout",
     "Ledger": "ledger",
     "Recovery": "recover",

@@ -2,80 +2,33 @@
 
 from __future__ import annotations
 
-import errno
-import json
-import shutil
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from emstream.messages import Aligned, Origin, Status
+from emstream.messages import Origin
 from emstream.store import StoreOptions, layout
-from emstream.store.chunks import Staged, crc32c, encode, little, remove_partial, replace, sync_folder
+from emstream.store.checkpoint import Checkpoints
+from emstream.store.chunks import Staged, crc32c, encode, little, replace
 from emstream.store.columns import Columns, model_key
 from emstream.store.failpoints import failpoint
+from emstream.store.folders import check_space, make_folders, sweep
 from emstream.store.layout import LABELS, Layout
 from emstream.store.ledger import Ledger
+from emstream.store.metadata import Metadata
 from emstream.store.origins import Origins
 from emstream.store.pyramid import label_levels, levels
-from emstream.store.reboot import mend_coarse, sync_file_system
+from emstream.store.reboot import mend_coarse
+from emstream.store.records import FrameRecord, LabelRecord
 from emstream.store.rows import FinalRow, FrameRow, LabelRow, RunRow
+from emstream.store.state import read_state, write_state
 from emstream.store.tables import TableWriter, write_table
-from emstream.store.versions import versions
-
-CHECKPOINT_S = 60.0  # how often everything is synced, so that after a reboot only what came since is looked at
 
 Timed: TypeAlias = Callable[[str, int], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FrameRecord:
-    """A frame as it is to be stored."""
-
-    pixels: np.ndarray  # (y, x) moved, the run's dtype
-    origin: Origin
-    time_s: float
-    shift: tuple[float, float]
-    confidence: float = 1.0
-    anchor: int = 0
-    status: int = int(Status.ALIGNED)
-    raw: np.ndarray | None = None  # (y, x) as the camera wrote it
-    source_index: int = -1  # place in the acquisition's own order; -1: the slot
-    source: np.ndarray | None = None  # (y, x) as the camera wrote it, for its checksum; None: `raw`, or `pixels`
-
-    @classmethod
-    def of(cls, aligned: Aligned, *, keep_raw: bool = False, source_index: int = -1) -> FrameRecord:
-        """The record of an aligned frame whose pixels are on the host."""
-        frame = aligned.frame
-        return cls(
-            aligned.pixels, frame.origin, frame.time_s, aligned.shift, aligned.confidence, aligned.anchor,
-            aligned.status | (int(Status.LATE) if frame.late else 0), frame.pixels if keep_raw else None, source_index,
-            frame.pixels,
-        )  # fmt: skip
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that the record holds on to."""
-        return self.pixels.nbytes + (0 if self.raw is None else self.raw.nbytes)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LabelRecord:
-    """The labels of a stored frame."""
-
-    slot: int
-    labels: np.ndarray  # (y, x) integer; 1…n, 0 = background
-    particles: int
-    area_fraction: float
-    model: str  # its key, see columns.model_key
-    agreement: float = float("nan")  # 0..1
 
 
 class RunWriter:
@@ -100,7 +53,6 @@ class RunWriter:
     ) -> None:
         self.row, self.ledger, self.options, self._timed = row, ledger, options, timed
         self.path = Path(out) / f"{row.name}.zarr"
-        self.state_folder = ledger.folder / "state"
         self.attrs: dict[str, Any] = {"series": row.series} | dict(attrs or {}) | dict(row.attrs)
         fixed = self.attrs.setdefault("layout", {"compressor": options.compressor, "keep_raw": options.keep_raw})
         self.layout = Layout(row.shape, row.dtype, fixed["compressor"], fixed["keep_raw"])
@@ -108,6 +60,7 @@ class RunWriter:
         self.published = 0
         models = [model_key(m["name"], m["sha256"]) for m in self.attrs.get("models", [])]
         self.columns = Columns(self.path / "frames", lambda start, stop: ledger.frames(row.id, start, stop), models)
+        self._metadata = Metadata(self.path, self.layout, row.name, row.pixel_size_nm)
         self._settled = row.settled
         self._levels = len(self.layout.levels)
         self._staged = Staged(options.fsync)
@@ -118,8 +71,7 @@ class RunWriter:
         self._tables: dict[str, TableWriter] = {}
         self._published_at = 0.0
         self._dirty = self._folders_made = False
-        self._checkpoint: threading.Thread | None = None
-        self._checkpoint_at = time.monotonic()
+        self._checkpoints = Checkpoints(self.path, row.id, ledger)
         self._leftovers = self.path.is_dir()  # of a kill, perhaps before the first frame counted
         if self.n:
             self._resume(anew)
@@ -177,7 +129,7 @@ class RunWriter:
         raises : OSError when the disk is full or broken: `discard`, and write the same again later
         """
         if self._frames or self._labels or self._finals:
-            self._check_space()
+            check_space(self.path, self.options.low_water_mb)
             group = len(self._frames)
             with self._timed("fsync", group):
                 self._staged.commit()
@@ -206,7 +158,8 @@ class RunWriter:
         if self._dirty and time.monotonic() - self._published_at >= self.options.publish_every_s:
             with self._timed("publish", max(0, self.n - self.published)):
                 self.publish()
-            self._sync_sometimes()
+            if self.options.fsync:
+                self._checkpoints.sometimes(self.n)
 
     def publish(self) -> None:
         """Let readers see all committed frames: coarse levels, labels, columns, and level 0 last, each by atomic replace."""
@@ -221,16 +174,7 @@ class RunWriter:
             self._settled = settled
         if self.n != self.published:
             first = self.published == 0
-            for name in layout.COLUMNS:
-                self._put_metadata(f"frames/{name}", self.layout.array(f"frames/{name}", self.n))
-            *others, last = self.layout.images()
-            for path in others:
-                self._put_metadata(path, self.layout.array(path, self.n))
-                failpoint("publish.level")
-            if first:
-                self._put_groups(but_root=True)
-            self._put_metadata(last, self.layout.array(last, self.n))
-            failpoint("publish.shape")
+            self._metadata.grow(self.n, self.attrs if first else None)
             if first:
                 self._set_state("live")
             self.published = self.n
@@ -256,7 +200,7 @@ class RunWriter:
         self.attrs.update(attrs)
         self.ledger.set_run(self.row.id, attrs=self.attrs)
         if self.published:
-            self._put_groups()
+            self._metadata.put_groups(self.attrs)
 
     def add_model(self, name: str, sha256: str, frame: int = 0) -> None:
         """Tell that labels of this run come from a model, first those of `frame`; `frames/model` tells it of each frame."""
@@ -269,13 +213,7 @@ class RunWriter:
 
     def write_state(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep arrays (the drift's state, the tracks) for the next start; the older ones are replaced whole."""
-        import io
-
-        self.state_folder.mkdir(exist_ok=True)
-        buffer = io.BytesIO()
-        named: dict[str, Any] = {k: np.asarray(v) for k, v in arrays.items()}
-        np.savez(buffer, **named)
-        replace(self.state_folder / f"{self.name}.{name}.npz", buffer.getvalue(), self.options.fsync)
+        write_state(self.ledger, self.name, name, arrays, self.options.fsync)
 
     def read_state(self, name: str) -> dict[str, np.ndarray] | None:
         """What `write_state` kept; None when there is none."""
@@ -301,7 +239,7 @@ class RunWriter:
             write_table(self.path / "tables" / f"{name}.parquet", columns)
         write_table(self.path / "tables" / "frames.parquet", self.columns.as_table(self.n))
         if self._leftovers:
-            self._sweep(self.layout.images())
+            sweep(self.path, self.layout, self.layout.images())
         self._set_state("closed")
 
     # -- inside
@@ -344,84 +282,17 @@ class RunWriter:
         path = self.path / array / layout.chunk_name(slot)
         self._staged.write(path, encode(image, self.layout.compressor_of(array)), durable)
 
-    def _check_space(self) -> None:
-        free = shutil.disk_usage(self.path).free
-        if free < self.options.low_water_mb * 2**20:
-            wanted = f"store.low_water_mb = {self.options.low_water_mb}"
-            raise OSError(
-                errno.ENOSPC, f"{free >> 20} MB free, {wanted}: make room, writing goes on by itself", str(self.path)
-            )
-
-    def _sweep(self, large: Iterable[str]) -> None:
-        """Delete what a kill left half written; folders with a chunk for each frame only when they are named."""
-        small = {p for path in (*self.layout.images(), "frames/x", "tables/x") for p in Path(path).parents}
-        tables = (f"tables/{p.name}" for p in self.path.glob("tables/*.parquet"))
-        for folder in (*map(str, small), *(f"frames/{name}" for name in layout.COLUMNS), *tables, *large):
-            remove_partial(self.path / folder)
-
     def _make_folders(self) -> None:
-        """Once in a life: a power cut may have left some of them."""
-        if self._folders_made:
-            return
-        made = {self.path.parent, self.path}
-        for array in (*self.layout.images(), *(f"frames/{name}" for name in layout.COLUMNS), "tables"):
-            folder = self.path / array
-            folder.mkdir(parents=True, exist_ok=True)
-            made |= {folder, *(self.path / p for p in Path(array).parents)}
-        if self.options.fsync:  # a synced chunk is of no use in a folder that a power cut takes away
-            for folder in sorted(made):
-                sync_folder(folder)
-        self._folders_made = True
-
-    def _sync_sometimes(self) -> None:
-        """Sync what is not synced as it is written, beside the work."""
-        if not self.options.fsync or time.monotonic() - self._checkpoint_at < CHECKPOINT_S:
-            return
-        if self._checkpoint is None or not self._checkpoint.is_alive():
-            self._checkpoint_at = time.monotonic()
-            self._checkpoint = threading.Thread(target=self._sync, args=(self.n,), daemon=True, name="checkpoint")
-            self._checkpoint.start()
-
-    def _sync(self, n: int) -> None:
-        """All that the first n frames are made of is on the disk."""
-        try:
-            sync_file_system(self.path)
-            self.ledger.set_run(self.row.id, checkpoint=n)
-        except (OSError, sqlite3.Error):
-            return  # the disk is full or away, or the ledger was closed: a later one, or the look after a reboot
-
-    def _put_metadata(self, path: str, document: Mapping[str, Any]) -> None:
-        replace(self.path / path / "zarr.json", layout.dumps(document))
-
-    def _put_groups(self, but_root: bool = False) -> None:
-        window = self.attrs["window"]
-        told = {
-            "format": layout.FORMAT,
-            "state": self.attrs.get("state", "live"),
-            "pixel_size_nm": self.row.pixel_size_nm,
-            "time_sampling": "variable; see frames/time_s",
-            "models": [],
-            "anchors": [],
-        }
-        told |= {k: v for k, v in self.attrs.items() if k not in ("window", "layout")}
-        if self.row.pixel_size_nm is None:
-            told["note"] = "the pixel size is unknown: lengths are in pixels, whatever the axes' unit says"
-        told = json.loads(json.dumps(told, default=str))
-        groups = self.layout.groups(
-            self.name, self.row.pixel_size_nm, told, (window[0], window[1]), versions(self.path)
-        )
-        for path, document in groups.items():
-            if path or not but_root:
-                self._put_metadata(path, document)
+        """Once in a life."""
+        if not self._folders_made:
+            make_folders(self.path, self.layout, self.options.fsync)
+            self._folders_made = True
 
     def _set_state(self, state: str) -> None:
         self.attrs["state"] = state
-        self._put_groups()
-        if state == "closed" and self.options.fsync:  # nobody looks at a closed run again after a reboot
-            if self._checkpoint is not None:
-                self._checkpoint.join()
-            sync_file_system(self.path)
-            self.ledger.set_run(self.row.id, checkpoint=self.n)
+        self._metadata.put_groups(self.attrs)
+        if state == "closed" and self.options.fsync:
+            self._checkpoints.last(self.n)
         self.ledger.set_run(self.row.id, state=state, attrs=self.attrs)
 
     def _begin(self, coarsest: np.ndarray) -> None:
@@ -435,7 +306,7 @@ class RunWriter:
         self._make_folders()
         rebooted = self.ledger.recovery.rebooted and self.row.state not in ("closed", "recovered")
         anew = anew or rebooted
-        self._sweep(self.layout.images() if anew else ())
+        sweep(self.path, self.layout, self.layout.images() if anew else ())
         if rebooted and len(self.layout.levels) > 1:
             rows = self.ledger.frames(self.row.id, self.row.checkpoint)
             mend_coarse(self.path, self.layout, rows, self.options.fsync)
@@ -448,20 +319,11 @@ class RunWriter:
             self._origins.append(self.ledger.frames(self.row.id, last + 1))
         self._dirty = True
         self.published = -1  # whatever the metadata says now
-        self._put_groups(but_root=True)
+        self._metadata.put_groups(self.attrs, but_root=True)
         self.publish()
         if self.row.state in ("closed", "recovered"):
-            self._put_groups()
+            self._metadata.put_groups(self.attrs)
         else:
             self._set_state("live")
         if rebooted:
-            self._sync(self.n)
-
-
-def read_state(ledger: Ledger, run: str, name: str) -> dict[str, np.ndarray] | None:
-    """What `RunWriter.write_state` kept of a run; None when there is none."""
-    path = ledger.folder / "state" / f"{run}.{name}.npz"
-    if not path.is_file():
-        return None
-    with np.load(path, allow_pickle=False) as stored:
-        return {k: stored[k] for k in stored.files}
+            self._checkpoints.sync(self.n)

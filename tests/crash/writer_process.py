@@ -16,7 +16,8 @@ from crash import planted_source as planted
 
 from emstream.store.failpoints import arm, failpoint
 from emstream.store.ledger import Ledger
-from emstream.store.writer import FrameRecord, LabelRecord, RunWriter, StoreOptions
+from emstream.store.records import FrameRecord, LabelRecord
+from emstream.store.writer import RunWriter, StoreOptions
 
 GROUP = 3  # frames committed together
 SCHEMA = {"frame": "int64", "label": "int32"}
