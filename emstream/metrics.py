@@ -1,4 +1,4 @@
-"""Every metric of emstream, declared once; only `pipeline.py` and `live.py` observe them."""
+"""Every metric of emstream, declared once; only `pipeline` and `live` observe them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import pytest
 from test_live_faults import Scene, pixels, wait
 from test_pipeline import Threshold
 
-from emstream import live
+from emstream.live import lanes
 from emstream.messages import Labelled
 from emstream.store import Ledger, Run
 from emstream.store.chunks import PARTIAL
@@ -186,5 +186,5 @@ def test_of_many_closed_runs_only_the_ledger_is_looked_at(scene: Scene, monkeypa
                        [(i, k, f"{i}", k, "SEGMENTED" if i % 2 else "COMMITTED") for i in range(1, 4001) for k in (0, 1)])  # fmt: skip
         db.execute("COMMIT")
         assert ledger.unfinished(True) == []
-    monkeypatch.setattr(live, "RunWriter", None)
+    monkeypatch.setattr(lanes, "RunWriter", None)
     assert live_through(scene, Threshold())["runs"] == []
