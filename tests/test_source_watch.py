@@ -14,7 +14,7 @@ from emstream.messages import Frame
 from emstream.source import SourceOptions
 from emstream.source.discover import Found
 from emstream.source.finished import Fingerprints
-from emstream.source.watch import Watcher
+from emstream.source.watcher import Watcher
 
 
 class Report:

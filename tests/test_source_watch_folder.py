@@ -28,7 +28,8 @@ from emstream.source.formats import open_source
 from emstream.source.formats.dm_write import dm4
 from emstream.source.formats.series import natural_key
 from emstream.source.play import MrcWriter, steps
-from emstream.source.watch import Watcher, watch
+from emstream.source.watch import watch
+from emstream.source.watcher import Watcher
 
 MANY = int(os.environ.get("EMSTREAM_BURST", "10000"))
 
@@ -574,7 +575,7 @@ def test_at_a_first_start_on_many_files_the_first_come_before_all_are_seen_and_e
         first = next(frame for _ in range(3) for frame in watcher.step(0.0))
         assert first.origin.path.endswith("f_000000.npy")
         assert not watcher._discovery.walked
-        assert len(watcher._files) < many / 4
+        assert len(watcher._roster.files) < many / 4
         watcher.close()
 
         finished = Finished()

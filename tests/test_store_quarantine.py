@@ -16,7 +16,7 @@ import pytest
 from emstream.errors import NotARun, SourceMissing
 from emstream.messages import Frame, Origin
 from emstream.source import SourceOptions
-from emstream.source.watch import Watcher
+from emstream.source.watcher import Watcher
 from emstream.store import FrameRow, Ledger, quarantine
 
 STACK = [Origin("cam/a.mrc", i, 4000, 100, 7) for i in range(4)]
