@@ -20,7 +20,7 @@ from emstream.align import AlignOptions
 from emstream.measure import MeasureOptions
 from emstream.messages import Frame, Labelled, Origin, Status
 from emstream.metrics import Metrics
-from emstream.pipeline import Lane, Loop, Result, Sinks, Steps, StoreKeeper, lane
+from emstream.pipeline import Lane, Loop, Result, Sinks, Steps, StoreKeeper, drift, lane
 from emstream.source.ahead import ReadAhead
 from emstream.store import Ledger, Run, RunWriter, StoreOptions, TableWriter, WriteBehind
 
@@ -233,7 +233,7 @@ def test_a_run_that_died_goes_on_without_a_jump_or_a_double_row(movie: simulate.
 def test_a_run_whose_state_is_lost_goes_on_where_its_last_frames_lie(
     movie: simulate.Movie, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "REPLAY", 5)  # the anchor is not among the frames that are seen again
+    monkeypatch.setattr(drift, "REPLAY", 5)  # the anchor is not among the frames that are seen again
     Rig(tmp_path, segment=False).process(frames_of(movie, 0, 20), die=True, save=False)
     for state in tmp_path.rglob("*.npz"):
         state.unlink()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from emstream.pipeline.keep import Sinks, StoreKeeper
-from emstream.pipeline.lane import Lane, Result
+from emstream.pipeline.lane import Lane
 from emstream.pipeline.loop import Loop
+from emstream.pipeline.result import Result
 from emstream.pipeline.steps import Steps
 from emstream.pipeline.whole import make_steps, through, warm_up
 

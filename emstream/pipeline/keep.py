@@ -14,7 +14,7 @@ from emstream import align, arrays, measure
 from emstream.errors import StoreDamaged
 from emstream.messages import Aligned, Frame, Labelled, Origin, PixelSize
 from emstream.metrics import Metrics
-from emstream.pipeline.lane import Result
+from emstream.pipeline.result import Result
 from emstream.pipeline.steps import Tables
 from emstream.store.behind import WriteBehind
 from emstream.store.columns import model_key

@@ -11,7 +11,7 @@ from pathlib import Path
 from emstream import arrays
 from emstream.errors import ModelBroken
 from emstream.metrics import Metrics
-from emstream.pipeline.lane import Result
+from emstream.pipeline.result import Result
 from emstream.pipeline.steps import Steps
 from emstream.pipeline.whole import Rooms, make_steps, segmenter_of
 from emstream.segment import Segmenter, SegmentOptions

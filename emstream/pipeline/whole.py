@@ -17,8 +17,9 @@ from emstream.measure import MeasureOptions
 from emstream.messages import Frame, Origin
 from emstream.metrics import Metrics
 from emstream.pipeline.keep import Sinks, StoreKeeper
-from emstream.pipeline.lane import Lane, Result
+from emstream.pipeline.lane import Lane
 from emstream.pipeline.loop import Loop
+from emstream.pipeline.result import Result
 from emstream.pipeline.steps import Steps
 from emstream.segment import Segmenter, SegmentOptions
 from emstream.segment import load as load_segmenter
