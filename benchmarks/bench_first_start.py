@@ -27,8 +27,9 @@ import numpy as np
 from bench_watch import npy
 
 from emstream.source import SourceOptions
-from emstream.source.discover import Discovery, Found
+from emstream.source.discover import Discovery
 from emstream.source.finished import Finished
+from emstream.source.tree import Found
 
 IN_A_FOLDER = 1000
 OPTIONS = [

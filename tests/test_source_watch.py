@@ -12,8 +12,8 @@ import pytest
 
 from emstream.messages import Frame
 from emstream.source import SourceOptions
-from emstream.source.discover import Found
 from emstream.source.finished import Fingerprints
+from emstream.source.tree import Found
 from emstream.source.watcher import Watcher
 
 

@@ -22,12 +22,13 @@ from contracts import Planted
 
 from emstream.messages import Frame
 from emstream.source import SourceOptions
-from emstream.source.discover import Discovery, Found
+from emstream.source.discover import Discovery
 from emstream.source.finished import RECENT, Finished
 from emstream.source.formats import open_source
 from emstream.source.formats.dm_write import dm4
 from emstream.source.formats.series import natural_key
 from emstream.source.play import MrcWriter, steps
+from emstream.source.tree import Found
 from emstream.source.watch import watch
 from emstream.source.watcher import Watcher
 

@@ -13,10 +13,10 @@ import numpy as np
 from emstream.errors import NotComplete, SourceMissing, UnreadableFile
 from emstream.messages import Frame, Origin
 from emstream.source import SourceOptions, size_given
-from emstream.source.discover import Found
 from emstream.source.filesystem import printable
 from emstream.source.formats.protocol import FrameSource, SourceState
 from emstream.source.formats.series import SeriesHint
+from emstream.source.tree import Found
 
 SOONEST_S, LATEST_S = 0.01, 5.0  # between two looks at a file: the longer it did not change, the later the next
 SAMPLE_ROWS = 64

@@ -10,7 +10,7 @@ from emstream.errors import NotComplete, SourceMissing, UnreadableFile
 from emstream.messages import Frame
 from emstream.source import SourceOptions
 from emstream.source.beside import Beside
-from emstream.source.discover import Discovery, Found, HintSource
+from emstream.source.discover import Discovery
 from emstream.source.filesystem import identity, printable
 from emstream.source.finished import Fingerprints, Finished
 from emstream.source.followed import Followed, Opener
@@ -19,8 +19,10 @@ from emstream.source.formats.series import SeriesHint, natural_key, series_of
 from emstream.source.held import Held
 from emstream.source.kinds import SingleKinds
 from emstream.source.line import Line
+from emstream.source.listening import HintSource
 from emstream.source.parties import Known, SourceReport
 from emstream.source.roster import Roster
+from emstream.source.tree import Found
 
 IDLE_S = 0.05  # longest wait between two looks
 BUSY_S = 0.05  # longest time of reading before the folder is looked at again
