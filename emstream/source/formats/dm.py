@@ -11,11 +11,12 @@ import numpy as np
 
 from emstream.errors import NotComplete, UnreadableFile
 from emstream.messages import PixelSize
+from emstream.source.formats.base import check_size
 from emstream.source.formats.decode import one_channel
 from emstream.source.formats.dm_tags import Tags, array_dtype, walk
 from emstream.source.formats.files import ByteFile
 from emstream.source.formats.protocol import SourceState, Verdict
-from emstream.source.formats.single import FileSource, check_size
+from emstream.source.formats.single import FileSource
 from emstream.source.formats.units import length_nm, pixel_size
 
 # ImageData.DataType: numpy; 23 is RGBA, 3, 13, 27 and 28 are complex
@@ -78,11 +79,6 @@ class DmSource(FileSource):
         self._shape, self._dtype = (y, x), stored.newbyteorder("=")
         self._pixel_size, self._step_s = _calibration(tags, file, root, len(dims))
         self._meta = _meta(tags, file, root)
-
-    @property
-    def pixel_size_nm(self) -> PixelSize | None:
-        """Each axis has its own scale and unit."""
-        return self._pixel_size
 
     def look(self, file: ByteFile, st: os.stat_result) -> SourceState:
         """All frames at once; the zeros that end the file prove that it was closed."""

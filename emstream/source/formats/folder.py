@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from emstream.errors import FrameOutOfRange, NotComplete, UnreadableFile
-from emstream.messages import PixelSize
 from emstream.source import SourceOptions
 from emstream.source.formats import registry
+from emstream.source.formats.base import SourceBase
 from emstream.source.formats.protocol import FrameSource, SourceState, Verdict
 from emstream.source.formats.series import natural_key
-from emstream.source.formats.single import check_out
 
 SINGLE = frozenset((".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".dm3", ".dm4", ".mrc"))
 
@@ -25,7 +24,7 @@ def recognise(head: bytes, path: Path) -> Verdict:
     return Verdict.YES if next(_frames(path), None) is not None else Verdict.NO
 
 
-class FolderSource:
+class FolderSource(SourceBase):
     """Frames in the natural order of their paths; all have the shape and dtype of the first."""
 
     format = "folder"
@@ -36,7 +35,9 @@ class FolderSource:
         if not self._files:
             raise UnreadableFile(f"{path} holds no frames", reason="empty")
         self._first = self._open(0)
-        state = self._first.poll()
+        first = self._first
+        self._shape, self._dtype, self._pixel_size = first.shape, first.dtype, first.pixel_size_nm
+        state = first.poll()
         if state.n_covered > 1:
             raise UnreadableFile(
                 f"{path} holds movies, not single frames ({self._files[0].name} has {state.n_covered})",
@@ -48,18 +49,6 @@ class FolderSource:
     def _open(self, i: int) -> FrameSource:
         file = self._files[i]
         return registry.sniff(file, self.options.format).open(file, self.options)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self._first.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._first.dtype
-
-    @property
-    def pixel_size_nm(self) -> PixelSize | None:
-        return self._first.pixel_size_nm
 
     def poll(self) -> SourceState:
         n, st = len(self._files), os.stat(self.path)
@@ -79,10 +68,6 @@ class FolderSource:
             raise UnreadableFile(f"{self._files[i]} is not whole: {err}", reason="truncated") from None
         finally:
             source.close()
-
-    def read_into(self, i: int, out: np.ndarray) -> None:
-        check_out(out, self.shape, self.dtype)
-        out[...] = self.read(i)
 
     def frame_time(self, i: int) -> float | None:
         return self._files[i].stat().st_mtime

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import numpy as np
 from emstream.errors import FrameOutOfRange, MissingExtra, NotComplete, UnreadableFile
 from emstream.messages import PixelSize
 from emstream.source import SourceOptions
+from emstream.source.formats.base import SourceBase, check_size
 from emstream.source.formats.files import regular_stat
 from emstream.source.formats.protocol import SourceState, Verdict
-from emstream.source.formats.single import check_out, check_size
 from emstream.source.formats.units import length_nm, pixel_size
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -27,7 +26,7 @@ def recognise(head: bytes, path: Path) -> Verdict:
     return Verdict.YES if head[:8] == MAGIC else Verdict.NO
 
 
-class Hdf5Source:
+class Hdf5Source(SourceBase):
     """One HDF5 file with its linked data files. It is opened for each poll: a plain HDF5 cannot be followed."""
 
     format = "hdf5"
@@ -63,18 +62,6 @@ class Hdf5Source:
         check_size(path, self._shape, self._shape[0] * self._shape[1] * self._dtype.itemsize, options)
         self._pixel_size = _emd_size(first)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self._shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._dtype
-
-    @property
-    def pixel_size_nm(self) -> PixelSize | None:
-        return self._pixel_size
-
     def poll(self) -> SourceState:
         n = sum(self._count(s) for s in self._stacks)
         st = os.stat(self.path)
@@ -95,16 +82,6 @@ class Hdf5Source:
                 return np.ascontiguousarray(np.asarray(part).reshape(self._shape)).astype(self._dtype, copy=False)
             k -= n
         raise FrameOutOfRange(f"{self.path} has no frame {i}")
-
-    def read_into(self, i: int, out: np.ndarray) -> None:
-        check_out(out, self.shape, self.dtype)
-        out[...] = self.read(i)
-
-    def frame_time(self, i: int) -> float | None:
-        return None
-
-    def meta(self) -> Mapping[str, Any]:
-        return {}
 
     def close(self) -> None:
         self._file.close()

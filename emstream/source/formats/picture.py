@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from emstream.errors import NotComplete, UnreadableFile
+from emstream.source.formats.base import check_size
 from emstream.source.formats.decode import decoding, one_channel
 from emstream.source.formats.files import ByteFile
 from emstream.source.formats.protocol import SourceState, Verdict
-from emstream.source.formats.single import FileSource, check_size
+from emstream.source.formats.single import FileSource
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 JPEG_SUFFIXES = (".jpg", ".jpeg")

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from emstream.errors import FrameOutOfRange, NotComplete, UnreadableFile
-from emstream.messages import PixelSize
+from emstream.source.formats.base import check_size
 from emstream.source.formats.files import ByteFile
 from emstream.source.formats.protocol import SourceState, Verdict
-from emstream.source.formats.single import FileSource, check_size
+from emstream.source.formats.single import FileSource
 from emstream.source.formats.units import pixel_size
 
 DTYPES = {1: "<u1", 2: "<u2", 3: "<u4", 4: "<i1", 5: "<i2", 6: "<i4", 7: "<f4", 8: "<f8"}
@@ -74,7 +74,3 @@ class SerSource(FileSource):
         if struct.unpack("<HII", self.file.read_at(at + 40, 10))[1:] != self._shape[::-1]:
             raise UnreadableFile(f"frame {i} of {self.path} has another size than the first")
         self.file.read_into(at + ELEMENT, out.data.cast("B"))
-
-    @property
-    def pixel_size_nm(self) -> PixelSize | None:
-        return self._pixel_size

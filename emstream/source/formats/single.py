@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from emstream.errors import FrameOutOfRange, NotComplete, SourceMissing, UnreadableFile
-from emstream.messages import PixelSize
 from emstream.source import SourceOptions
+from emstream.source.formats.base import SourceBase, check_out
 from emstream.source.formats.files import ByteFile
-from emstream.source.formats.place import Place
 from emstream.source.formats.protocol import SourceState
 
 
-def check_out(out: np.ndarray, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-    """Raises ValueError when `out` cannot take a frame."""
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-        raise ValueError(f"out must be C-contiguous {shape} {dtype}, not {out.shape} {out.dtype}")
-
-
-def check_size(path: Place, shape: tuple[int, int], nbytes: int, options: SourceOptions) -> None:
-    """Raises UnreadableFile (corrupt, oversize) before anything is allocated; nbytes: of one frame."""
-    if min(shape) <= 0:
-        raise UnreadableFile(f"{path} has a damaged header: frames of {shape[0]} x {shape[1]} px")
-    if nbytes > options.max_frame_bytes:
-        raise UnreadableFile(
-            f"{path} announces frames of {shape[0]} x {shape[1]} px ({nbytes} bytes)",
-            "raise source.max_frame_bytes if that is true",
-            reason="oversize",
-        )
-
-
-class FileSource:
+class FileSource(SourceBase):
     """Base of the readers of one file. Subclasses set `format`, and write `begin`, `look` and `fill`."""
-
-    format = ""
-    _shape: tuple[int, int] = (0, 0)
-    _dtype: np.dtype[Any] = np.dtype("u1")
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
         self.path = path
@@ -63,28 +39,12 @@ class FileSource:
         raise NotImplementedError
 
     def _open(self) -> ByteFile:
-        file = ByteFile(self.path)
-        try:
+        with ExitStack() as opening:
+            file = ByteFile(self.path)
+            opening.callback(file.close)
             self.begin(file)
-        except BaseException:
-            file.close()
-            raise
+            opening.pop_all()
         return file
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(y, x) px."""
-        return self._shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Native byte order."""
-        return self._dtype
-
-    @property
-    def pixel_size_nm(self) -> PixelSize | None:
-        """(y, x) nm per px."""
-        return None
 
     def poll(self) -> SourceState:
         """See FrameSource."""
@@ -134,14 +94,6 @@ class FileSource:
         if self._lost:
             raise NotComplete(f"{self.path} was replaced and is not whole yet")
         self.fill(i, out)
-
-    def frame_time(self, i: int) -> float | None:
-        """No stamp in the file, unless a subclass knows one."""
-        return None
-
-    def meta(self) -> Mapping[str, Any]:
-        """What the file tells."""
-        return {}
 
     def close(self) -> None:
         """Give the handle back."""

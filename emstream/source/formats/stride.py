@@ -11,9 +11,10 @@ import numpy as np
 
 from emstream.errors import FrameOutOfRange, NotComplete, UnreadableFile
 from emstream.messages import PixelSize
+from emstream.source.formats.base import check_size
 from emstream.source.formats.files import ByteFile
 from emstream.source.formats.protocol import SourceState
-from emstream.source.formats.single import FileSource, check_size
+from emstream.source.formats.single import FileSource
 
 SEARCH = 256  # blank frames in a row that one poll looks past
 

@@ -13,11 +13,12 @@ import numpy as np
 from emstream.errors import NotComplete, UnreadableFile
 from emstream.messages import PixelSize
 from emstream.source.formats import ifd
+from emstream.source.formats.base import check_size
 from emstream.source.formats.decode import decoding, one_channel
 from emstream.source.formats.files import ByteFile
 from emstream.source.formats.protocol import SourceState, Verdict
 from emstream.source.formats.sidecar import mdoc
-from emstream.source.formats.single import FileSource, check_size
+from emstream.source.formats.single import FileSource
 from emstream.source.formats.tiff_meta import TiffMeta, read_meta
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".eer", ".ecc", ".gain")

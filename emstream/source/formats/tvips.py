@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from emstream.errors import NotComplete, UnreadableFile
+from emstream.source.formats.base import check_size
 from emstream.source.formats.files import ByteFile
 from emstream.source.formats.protocol import SourceState, Verdict
-from emstream.source.formats.single import FileSource, check_size
+from emstream.source.formats.single import FileSource
 
 MAIN = 256
 NAME = re.compile(r"^(.*_)(\d+)(\.tvips)$", re.IGNORECASE)

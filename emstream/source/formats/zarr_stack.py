@@ -14,11 +14,11 @@ from emstream.errors import EmstreamError, FrameOutOfRange, SourceMissing, Unrea
 from emstream.messages import PixelSize
 from emstream.source import SourceOptions
 from emstream.source.formats import axes
+from emstream.source.formats.base import SourceBase, check_size
 from emstream.source.formats.decode import CODEC_ERRORS
 from emstream.source.formats.place import Place, Url
 from emstream.source.formats.protocol import SourceState, Verdict
 from emstream.source.formats.remote import patiently, reached
-from emstream.source.formats.single import check_out, check_size
 from emstream.source.formats.units import length_nm, pixel_size, seconds
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
@@ -29,7 +29,7 @@ def recognise(head: bytes, path: Path) -> Verdict:
     return Verdict.YES if any((path / mark).is_file() for mark in MARKS) else Verdict.NO
 
 
-class ZarrSource:
+class ZarrSource(SourceBase):
     """One image of a Zarr store, its finest level.
 
     For a run of emstream the frames are those of `0/`, as they were stored; `node` is its group.
@@ -51,7 +51,6 @@ class ZarrSource:
         """All that the metadata say; they may say anything."""
         self.node, image, array = _stack(path, self.node)
         self._meta: dict[str, Any] = {}
-        self._pixel_size: PixelSize | None = None
         self._axes = axes.find(path, _names(array, image), array.shape, options.select, image is not None)
         if image:
             self.format = "ome-zarr"
@@ -82,18 +81,6 @@ class ZarrSource:
             raise UnreadableFile(
                 f"{path} announces chunks of {chunk}", "raise source.max_frame_bytes if that is true", reason="oversize"
             )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self._shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._dtype
-
-    @property
-    def pixel_size_nm(self) -> PixelSize | None:
-        return self._pixel_size
 
     @property
     def chunk(self) -> int:
@@ -141,18 +128,8 @@ class ZarrSource:
                 )
         return np.ascontiguousarray(part).astype(self._dtype, copy=False)
 
-    def read_into(self, i: int, out: np.ndarray) -> None:
-        check_out(out, self.shape, self.dtype)
-        out[...] = self.read(i)
-
-    def frame_time(self, i: int) -> float | None:
-        return None
-
     def meta(self) -> Mapping[str, Any]:
         return self._meta
-
-    def close(self) -> None:
-        pass
 
     def _keys(self, start: int, stop: int) -> list[tuple[str, tuple[slice, ...]]]:
         """Key and place of every stored object that holds a part of these frames."""
