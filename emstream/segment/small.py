@@ -9,6 +9,7 @@ many of the right one are false. Structure beside the particles has both signs, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import cv2
 import numpy as np
@@ -33,6 +34,7 @@ SMALLEST = 3.0  # px
 TYPICAL = 3.6  # diameter over blur of what a scale finds
 RESPONSE = float(1 - np.exp(-(TYPICAL**2) / 8))  # what is left of its contrast at its middle
 NEAR = 7  # px: side of the square in which a peak is the highest
+THIN = 6  # px between those that medians are taken of
 
 
 def add_small(
@@ -47,24 +49,29 @@ def add_small(
     """
     if len(labels) < KNOWN:
         return labels, foreground
-    known = labels.picture(np.uint8 if len(labels) < 256 else np.int32) > 0
-    inside = cover(np.ones(image.shape, bool), valid)
-    near = cv2.dilate(known.view(np.uint8), np.ones((2 * BESIDE + 1,) * 2, np.uint8)).view(bool)
-    free = inside & ~near
-    if free.sum() < image.size / 20:
+    known = np.zeros(labels.shape, np.uint8)
+    known.ravel()[labels.at] = 1
+    square = np.ones((2 * BESIDE + 1,) * 2, np.uint8)
+    free = cover(cv2.dilate(known, square) == 0, valid)
+    some = np.flatnonzero(free[::THIN, ::THIN])
+    if len(some) < free.size / THIN**2 / 20:
         return labels, foreground
-    film = float(np.median(image[free][::7]))
-    contrast = float(np.median(image.ravel()[labels.at][::3])) - film
-    flat = np.where(free, image - np.float32(film), np.float32(0))
-    if contrast < 0:
-        np.negative(flat, out=flat)
+    film = float(np.median(thin(image)[some]))
+    contrast = float(np.median(image.ravel()[labels.at[::3]])) - film
+    flat = (image - np.float32(film)) * (free * np.float32(-1 if contrast < 0 else 1))
     bands: list[np.ndarray] = []
     for sigma, side in SCALES:
         smooth = cv2.GaussianBlur(flat, (0, 0), sigma)
-        if not bands and robust((flat - smooth)[free][::7]) < NOISY * abs(contrast):
+        if not bands and robust(thin(flat)[some] - thin(smooth)[some]) < NOISY * abs(contrast):
             return labels, foreground
         bands.append(smooth - cv2.blur(flat, (side, side)))
-    return joined(labels, foreground, peaks(bands, free, abs(contrast)))
+    found = peaks(bands, free, some, abs(contrast))
+    return (labels, foreground) if found is None else joined(labels, foreground, found)
+
+
+def thin(image: np.ndarray) -> np.ndarray:
+    """Every n-th pixel in both directions, flat: enough for a median."""
+    return image[::THIN, ::THIN].ravel()
 
 
 def robust(values: np.ndarray) -> float:
@@ -72,38 +79,52 @@ def robust(values: np.ndarray) -> float:
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
-def peaks(bands: Sequence[np.ndarray], free: np.ndarray, contrast: float) -> np.ndarray:
+def peaks(bands: Sequence[np.ndarray], free: np.ndarray, some: np.ndarray, contrast: float) -> np.ndarray | None:
     """(y, x) bool: around each peak that is none of noise, at the scale that shows it best, down to its edge.
 
-    bands : the band-passed image at each of SCALES
+    bands   : the band-passed image at each of SCALES
+    free    : (y, x) bool, where peaks are looked for
+    some    : which of its thinned pixels are free
+    returns : None when there are none
     """
-    deviations = [max(robust(band[free][::7]), 1e-9) for band in bands]
-    z = [band / np.float32(deviation) for band, deviation in zip(bands, deviations, strict=True)]
-    most, least = np.maximum.reduce(z), np.minimum.reduce(z)
+    z = [band / np.float32(max(robust(thin(band)[some]), 1e-9)) for band in bands]
+    most, least = reduce(np.maximum, z), reduce(np.minimum, z)
     square = np.ones((NEAR, NEAR), np.uint8)
-    top = free & (most > LEAST) & (most == cv2.dilate(most, square))
-    mine, other = most[top], -least[free & (least < -LEAST) & (least == cv2.erode(least, square))]
-    found = np.zeros_like(free)
-    pixels = int(free.sum())
-    for height in np.arange(LEAST, MOST, 0.125):
-        false = FALSE * (mine > height).sum()
-        if (other > height).sum() <= max(CHANCE, false) and of_noise(float(height), pixels) <= false:
-            break
-    else:
-        return found
-    top &= most > height
-    for (_, side), band, at in zip(SCALES, bands, z, strict=True):
-        here = top & (at == most) & (band > STRONG * RESPONSE * contrast) & (band < STRONGEST * RESPONSE * contrast)
-        if here.any():
-            of = cv2.dilate(np.where(here, band, np.float32(0)), np.ones((side,) * 2, np.uint8))
-            found |= free & (of > 0) & (band > edge_share(TYPICAL) * of)
+    at = np.flatnonzero((most > LEAST) & (most == cv2.dilate(most, square)) & free)
+    under = np.flatnonzero((least < -LEAST) & (least == cv2.erode(least, square)) & free)
+    at = at[most.ravel()[at] > height_of(most.ravel()[at], -least.ravel()[under], int(free.sum()))]
+    seen = RESPONSE * contrast
+    found = None
+    for (_, side), band, height in zip(SCALES, bands, z, strict=True):
+        top = at[height.ravel()[at] == most.ravel()[at]]
+        value = band.ravel()[top]
+        top = top[(value > STRONG * seen) & (value < STRONGEST * seen)]
+        if len(top):
+            of = np.zeros(band.shape, np.float32)
+            of.ravel()[top] = band.ravel()[top]
+            of = cv2.dilate(of, np.ones((side, side), np.uint8))
+            here = free & (of > 0) & (band > edge_share(TYPICAL) * of)
+            found = here if found is None else found | here
     return found
 
 
-def of_noise(height: float, pixels: int) -> float:
+def height_of(mine: np.ndarray, other: np.ndarray, pixels: int) -> float:
+    """Above which height peaks are believed, in robust deviations; inf when none is.
+
+    mine, other : heights of the peaks of the right and of the wrong sign
+    pixels      : where they were looked for
+    """
+    heights = np.arange(LEAST, MOST, 0.125)
+    false = FALSE * (len(mine) - np.searchsorted(np.sort(mine), heights, "right"))
+    chance = len(other) - np.searchsorted(np.sort(other), heights, "right")
+    fine = (false > 0) & (chance <= np.maximum(CHANCE, false)) & (of_noise(heights, pixels) <= false)
+    return float(heights[fine][0]) if fine.any() else float("inf")
+
+
+def of_noise(height: np.ndarray, pixels: int) -> np.ndarray:
     """Peaks above a height that white noise of so many pixels has after the blurs (Adler, Geometry of Random Fields, 1981)."""
     density = sum(1 / (2 * sigma**2) for sigma, _ in SCALES)
-    return pixels * density * height * float(np.exp(-(height**2) / 2)) / (2 * np.pi) ** 1.5
+    return np.asarray(pixels * density * height * np.exp(-(height**2) / 2) / (2 * np.pi) ** 1.5)
 
 
 def joined(labels: Listed, foreground: np.ndarray, found: np.ndarray) -> tuple[Listed, np.ndarray]:
