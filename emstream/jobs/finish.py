@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from emstream import __version__
-from emstream.jobs.block import record
+from emstream.jobs.files import record
 from emstream.jobs.job import Job, lasting
 from emstream.jobs.tracks import columns_of, write_kinetics
 from emstream.source.archive import Input

@@ -10,7 +10,7 @@ import numpy as np
 
 from emstream.align.block import Guess
 from emstream.align.final import Link, agreed
-from emstream.jobs.block import guess_of, save_arrays
+from emstream.jobs.files import guess_of, save_arrays
 from emstream.jobs.job import LAGS, Job
 from emstream.store.chunks import replace
 

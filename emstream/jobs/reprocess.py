@@ -27,8 +27,9 @@ from typing import Any
 from emstream import __version__
 from emstream.config import Settings
 from emstream.errors import BadSettings, JobFailed, StoreBusy
-from emstream.jobs.block import find_alone, finish_blocks, link_blocks, record
+from emstream.jobs.block import find_alone, finish_blocks, link_blocks
 from emstream.jobs.cluster import client, leaving
+from emstream.jobs.files import record
 from emstream.jobs.finish import finish
 from emstream.jobs.job import Job, frame_bytes, frames_in_a_block, identity, name_of, shared
 from emstream.jobs.place import Pair, place

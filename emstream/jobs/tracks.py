@@ -19,7 +19,8 @@ import numpy as np
 import zarr
 
 from emstream import measure
-from emstream.jobs.block import COLUMNS, load_arrays, save_arrays
+from emstream.jobs.block import COLUMNS
+from emstream.jobs.files import load_arrays, save_arrays
 from emstream.jobs.job import Job
 from emstream.measure.gaps import in_px, join, renamed
 from emstream.measure.retrace import lives, retrace
