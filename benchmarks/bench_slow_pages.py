@@ -9,11 +9,12 @@ stricter. At real-time priority the work of others is left out.
 
 Short blocks take turns: every round has one block of each kind, in random order, then the same backwards. What drifts on
 the machine, or comes and goes within it, falls on all kinds alike; what is told is the ratio of p99, and its interval
-over rounds drawn anew. Kinds of visit, eight pages each but for the browser:
+over rounds drawn anew. Kinds of visit, eight pages each but for the last two:
 
     none     nobody looks
     stuck    asks twice a second and never reads: its first frame lies in the socket, and every later one is skipped
     slow     asks each second and reads 64 kB a second: most frames are skipped
+    quick    one page that reads all and asks at once: what making the pictures costs, and nobody draws
     browser  Chromium that draws each frame in software: competition for two cores, and no matter of waiting
 
 The camera and the visitors are processes of their own; the camera keeps its newest 500 files, as a full disk would have it.
@@ -38,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-VISITS = ("none", "stuck", "slow", "browser")
+VISITS = ("none", "stuck", "slow", "quick", "browser")
 PAGES, CREDIT = 8, b'{"credit": 1}'
 WARM_S = 8.0  # a run's first seconds are another matter
 ARRIVE_S = 0.6  # of each block, in which the pages come and the last ones go; 2.5 s with a browser, which loads scripts
@@ -80,7 +81,9 @@ def visitors(orders: Connection, port: int) -> None:
     driver = None
     order = orders.recv()
     while order != "end":
-        pages = [Page(("127.0.0.1", port)) for _ in range(PAGES)] if order in ("stuck", "slow") else []
+        count = {"stuck": PAGES, "slow": PAGES, "quick": 1}.get(order, 0)
+        pages = [Page(("127.0.0.1", port)) for _ in range(count)]
+        every, ask_each, take = {"stuck": (0.25, 2, 0), "slow": (0.25, 4, 16384)}.get(order, (0.01, 1, 1 << 20))
         if order == "browser":
             if driver is None:
                 from bench_page import browser
@@ -88,12 +91,12 @@ def visitors(orders: Connection, port: int) -> None:
                 driver = browser()
             driver.get(f"http://127.0.0.1:{port}/?token=bench")
         step = 0
-        while not orders.poll(0.25 if pages else None):
+        while not orders.poll(every if pages else None):
             for page in pages:
-                if step % (2 if order == "stuck" else 4) == 0:
+                if take:
+                    page.take(take)
+                if step % ask_each == 0:
                     page.ask()
-                if order == "slow":
-                    page.take(16384)
             step += 1
         for page in pages:
             page.socket.close()
