@@ -53,6 +53,18 @@ def test_particles_that_flow_together_do_not_take_the_shift_along_when_they_are_
     assert error(followed(movie, masks=True), movie.shift) < 0.35
 
 
+@pytest.mark.parametrize("seed", [2, 4])
+def test_where_the_film_alone_shows_too_little_particles_vote(seed: int) -> None:
+    movie = simulate.movie(60, (160, 128), dose=5.0, particles=10, seed=seed)
+    assert error(followed(movie, masks=True), movie.shift) < 0.42
+
+
+def test_particles_that_flow_over_a_film_that_shows_little_are_not_believed_for_long() -> None:
+    movie = simulate.movie(60, (160, 128), dose=5.0, flow=(0.5, 0.38), particles=8, seed=5)
+    assert error(followed(movie), movie.shift) > 5
+    assert error(followed(movie, masks=True), movie.shift) < 1.0
+
+
 def test_a_jump_of_the_stage_is_found_and_flagged_on_its_frame() -> None:
     movie = simulate.movie(32, dose=4.0, jump=(20, (45.6, -34.2)), seed=44)
     found = followed(movie)

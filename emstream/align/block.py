@@ -30,6 +30,7 @@ from emstream.align.keyframe import Keyframe, added
 from emstream.align.reference import Canvas
 from emstream.align.series import DriftState, contrast, follow, start
 from emstream.align.stack import NOTHING, Sight, compared, fine_grid, first_scale, laid, roomy_for, sight, spectrum
+from emstream.align.vote import DOUBT
 from emstream.arrays import array_namespace
 from emstream.errors import BadImage
 from emstream.messages import Array, Rect, Status
@@ -40,7 +41,7 @@ LARGEST = 3.0  # frames' widths that one canvas may extend over; beyond, the blo
 LOST = 12  # cells: as far as a frame is looked for that was not found before
 LOOK_EVERY = 4  # frames after which the particles that do not vote are looked for anew
 KEPT = 0.5  # of the pixels' bytes that spectra and masks may take; a spectrum beyond is made anew when it is asked for
-TOO_MANY = 0.25  # of a block's frames that may not be found without their particles; of more the particles vote, too
+TOO_MANY = 0.25  # of a block's frames that may show too little without their particles; of more the particles vote, too
 GUESS = ("place", "measured", "noise", "status", "part", "jitter", "masked")
 NOT_PLACED = Status.REJECTED | Status.BLANK
 
@@ -199,9 +200,9 @@ def alone(
     raises    : BadImage
     """
     found = _followed(bench, particles)
-    if found.unplaced > TOO_MANY:  # what is not particles shows too little: small frames, few electrons
+    if found.weak > TOO_MANY:  # what is not particles shows too little: small frames, few electrons
         other = _followed(bench, None)
-        found = other if other.unplaced < found.unplaced else found
+        found = other if other.unplaced < found.weak else found
     sights = found.sights
     guess = _together(bench, sights, found.place, found.status, found.part, found.jitter)
     guess = replace(guess, masked=found.masked)
@@ -261,12 +262,21 @@ class _Followed:
     sights: list[Sight | None]
     jitter: float
     masked: bool
+    voted: np.ndarray  # (n,) bool: where particles were to be left out, and `follow` believed them
 
     @property
     def unplaced(self) -> float:
         """Share of the frames that show something and were not found."""
+        return self._share((self.status & int(Status.REJECTED)) > 0)
+
+    @property
+    def weak(self) -> float:
+        """The same, and those that were found by their particles."""
+        return self._share(((self.status & int(Status.REJECTED)) > 0) | self.voted)
+
+    def _share(self, frames: np.ndarray) -> float:
         shown = self.status & int(Status.BLANK) == 0
-        return float(((self.status & int(Status.REJECTED)) > 0)[shown].mean()) if shown.any() else 0.0
+        return float(frames[shown].mean()) if shown.any() else 0.0
 
 
 def _followed(bench: Bench, particles: Callable[[int], Array | None] | None) -> _Followed:
@@ -274,6 +284,7 @@ def _followed(bench: Bench, particles: Callable[[int], Array | None] | None) -> 
     n = len(bench)
     place, status, part = np.zeros((n, 2)), np.full(n, int(NOT_PLACED), np.uint8), np.zeros(n, np.int64)
     sights: list[Sight | None] = [None] * n
+    voted = np.zeros(n, bool)
     state = bench.start()
     exclude: Array | None = None
     any_placed = False
@@ -288,6 +299,7 @@ def _followed(bench: Bench, particles: Callable[[int], Array | None] | None) -> 
         if e is None:
             place[i], part[i] = place[max(i - 1, 0)], number
             continue
+        voted[i] = exclude is not None and state.seen is not None and state.seen.whole
         begun = state.canvas.count == 1 and not e.status & Status.REJECTED  # nothing links it to those before
         if begun:
             exclude, corner = None, np.zeros(2)
@@ -303,7 +315,8 @@ def _followed(bench: Bench, particles: Callable[[int], Array | None] | None) -> 
         if not e.status & Status.BLANK:
             mask = None if exclude is None else frame_mask(exclude, at - corner, bench.options.dilate_px, bench.grid)
             sights[i] = bench.sight(i, mask)
-    return _Followed(place, status, part, sights, state.track.jitter, particles is not None)
+    voted &= state.doubt < DOUBT  # in the end the film was against them
+    return _Followed(place, status, part, sights, state.track.jitter, particles is not None, voted)
 
 
 def _together(

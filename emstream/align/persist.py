@@ -53,6 +53,7 @@ def dump(state: DriftState) -> dict[str, np.ndarray]:
         "lattice": s is not None and s.spectrum.lattice,
         "scale_frames": 0.0 if s is None else s.frames,
         "settling": state.settling,
+        "doubt": state.doubt,
         "suspect": state.witness.suspect,
         "doubts": state.witness.doubts,
         "agreed": state.witness.agreed,
@@ -139,6 +140,7 @@ def load(arrays: Mapping[str, np.ndarray], options: AlignOptions | None = None, 
         frame=v["frame"],
         base=tuple(v["base"]),
         settling=v["settling"],
+        doubt=v.get("doubt", 0.0),
         witness=Witness(_marks(arrays, v["marks"], xp), v["suspect"], v["doubts"], v["agreed"], v["strain"]),
     )
 

@@ -18,6 +18,7 @@ from emstream.align.reference import Canvas, admit, blank_canvas
 from emstream.align.search import Found, find
 from emstream.align.track import BEYOND, Track, expected, leap, predict, start_track, surprise, take, unheard_of
 from emstream.align.view import Scale, half_spectra, make_scale
+from emstream.align.vote import WEAK, believed, doubted
 from emstream.align.witness import Witness, attend, trusted
 from emstream.arrays import array_namespace, fft_namespace
 from emstream.errors import BadImage
@@ -35,6 +36,7 @@ class Seen:
     spectrum: Array  # (gy, gx//2+1) complex64, transform of window × contrast
     window: Array  # (gy, gx) float32
     noise: np.ndarray  # (2, 2) px², of the shift that was measured; infinite for an anchor
+    whole: bool = True  # whether everything voted, particles too
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +58,7 @@ class DriftState:
     seen: Seen | None = None  # of the newest frame; None for a blank one. Not saved
     settling: float = 0.0  # px² per axis: how far the reference may lie off its first frame
     witness: Witness = field(default_factory=Witness)
+    doubt: float = 0.0  # nats against particles, where they were asked
 
 
 def start(
@@ -97,7 +100,8 @@ def follow(
     """Where the next frame lies.
 
     pixels  : (y, x) any real dtype; numpy or cupy as the state is; not changed
-    exclude : (y, x) bool in ALIGNED coordinates: the particles of the frame before; they do not vote
+    exclude : (y, x) bool in ALIGNED coordinates: the particles of the frame before; they do not vote, unless the rest
+              shows too little (`vote`)
     dt      : frames' time since the frame before (1 = the usual interval)
     returns : the next state (the old one stays valid) and the estimate
     raises  : BadImage for a frame of another shape or without a finite pixel
@@ -151,6 +155,7 @@ def _first(state: DriftState, x: Array, dose: float, status: Status) -> tuple[Dr
         base=(0.0, 0.0),
         seen=Seen(transformed, grid.window, np.full((2, 2), np.inf)),
         witness=Witness(),
+        doubt=0.0,
     )
     return state, _estimate(state, np.zeros(2), 1.0, status, 0.0, 0.0, np.zeros(2), dose)
 
@@ -171,14 +176,16 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
         if exclude is None
         else frame_mask(exclude, expected(state.track)[0] - np.array(state.base), o.dilate_px, grid)
     )
-    window = grid.window if mask is None else grid.window * mask
-    centred = (x - (x * window).sum() / grid.xp.maximum(window.sum(), 1e-6)) * window
-    moving = w.transform(centred, grid)
     assert state.scale is not None
+    state, found = _looked(state, x, mask)
+    if mask is not None and (level := _followed(state.level, True, found.z))[1] < WEAK:
+        whole, other = _looked(state, x, None)
+        state = replace(state, doubt=doubted(state.doubt, found, other, grid))
+        if believed(state.doubt, found, other):
+            state, found, mask = replace(whole, level=level, doubt=state.doubt), other, None
+    assert state.seen is not None
+    moving, window = state.seen.spectrum, state.seen.window
     usual = state.level[mask is not None]  # the film alone is seen less clearly than particles are
-    canvas, scale, found = find(state.canvas, state.scale, state.track, usual, moving, window, grid)
-    state = replace(state, canvas=canvas, scale=scale)
-    state = replace(state, seen=Seen(moving, window, found.noise))
     far_off = surprise(state.track, found.shift, found.noise)
     if found.z < max(0.8 * found.limit, FADED * usual) or (far_off >= BEYOND and found.z < 1.6 * found.limit):
         return _missed(state, x, dose, found)
@@ -215,6 +222,18 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
         state = replace(state, anchor=state.anchor + 1, base=(float(best[0]), float(best[1])))
         status |= Status.LOST_LOCK
     return state, replace(_estimate(state, best, sure, status, sigma, found.z, found.shift, dose), link=link)
+
+
+def _looked(state: DriftState, x: Array, mask: Array | None) -> tuple[DriftState, Found]:
+    """Where a frame lies by what may vote; the state with what was compared."""
+    grid = state.grid
+    window = grid.window if mask is None else grid.window * mask
+    centred = (x - (x * window).sum() / grid.xp.maximum(window.sum(), 1e-6)) * window
+    moving = w.transform(centred, grid)
+    assert state.scale is not None
+    usual = state.level[mask is not None]
+    canvas, scale, found = find(state.canvas, state.scale, state.track, usual, moving, window, grid)
+    return replace(state, canvas=canvas, scale=scale, seen=Seen(moving, window, found.noise, mask is None)), found
 
 
 def _followed(level: tuple[float, float], masked: bool, z: float) -> tuple[float, float]:
