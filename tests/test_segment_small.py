@@ -60,7 +60,7 @@ def test_noise_alone_gives_next_to_nothing() -> None:
     for seed in range(24):
         image, known, _ = frame(0, 0.5 + seed % 3, seed)
         added += len(add_small(known, np.zeros(image.shape, np.float32), image)[0]) - len(known)
-    assert added <= 3
+    assert added <= 5
 
 
 def test_grain_of_both_signs_silences_the_search() -> None:

@@ -132,7 +132,8 @@ class Network:
         foreground.ravel()[labels.at] = np.where(inside > self.options.threshold, inside, 1)
         covered = scaled(valid, shape, labels.shape)
         labels, foreground = at_one_level(labels, foreground, last.seen, self.options.threshold, covered)
-        labels, foreground = add_small(labels, foreground, last.seen, covered)
+        if labels.shape == shape:  # a frame that was reduced gathered electrons by that; and large ones leave no time
+            labels, foreground = add_small(labels, foreground, last.seen, covered)
         return at_full_size(labels, foreground, shape, self.options, valid, pixel_size_nm), foreground
 
     def _predict(self, image: Tensor) -> Tensor:

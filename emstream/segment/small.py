@@ -8,8 +8,8 @@ many of the right one are false. Structure beside the particles has both signs, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
 
 import cv2
 import numpy as np
@@ -19,11 +19,9 @@ from emstream.segment.faint import edge_share
 from emstream.segment.instances import cover
 from emstream.segment.listed import Listed
 
-SCALES = ((1.5, 13), (2.5, 21), (3.5, 29))  # px: blur, for discs of some 5, 9 and 13 px; side of what is subtracted
-LEAST, MOST = (
-    4.5,
-    9.0,
-)  # robust deviations of a peak: from where on it is looked at, and up to where it is asked for more
+# px a side of the cells; blur and side of what is subtracted, cells: for discs of some 5, 9 and 13 px
+SCALES = ((1, ((1.5, 13),)), (2, ((1.25, 11), (1.75, 15))))
+LEAST, MOST = 4.5, 9.0  # robust deviations of a peak: from where on it is looked at, up to where it is asked for more
 CHANCE, FALSE = 1, 0.08  # share of the peaks that may be false; so many of the wrong sign are chance
 NOISY = 0.35  # pixel noise, of the particles' contrast: in clearer frames the network sees what there is
 STRONG, STRONGEST = 0.4, 1.6  # of the known particles' contrast
@@ -33,8 +31,11 @@ LARGEST = 14.0  # px, equivalent diameter: a larger one is not what is looked fo
 SMALLEST = 3.0  # px
 TYPICAL = 3.6  # diameter over blur of what a scale finds
 RESPONSE = float(1 - np.exp(-(TYPICAL**2) / 8))  # what is left of its contrast at its middle
-NEAR = 7  # px: side of the square in which a peak is the highest
+NEAR = 6  # px: half a side of the square in which a peak is the highest, and in which its particle lies twice
 THIN = 6  # px between those that medians are taken of
+
+
+Scales = tuple[tuple[float, int], ...]
 
 
 def add_small(
@@ -47,31 +48,28 @@ def add_small(
     image      : (y, x) float32, normalised
     valid      : the covered pixels
     """
-    if len(labels) < KNOWN:
+    if len(labels) < KNOWN or min(image.shape) < 8 * NEAR:
         return labels, foreground
     known = np.zeros(labels.shape, np.uint8)
     known.ravel()[labels.at] = 1
-    square = np.ones((2 * BESIDE + 1,) * 2, np.uint8)
-    free = cover(cv2.dilate(known, square) == 0, valid)
-    some = np.flatnonzero(free[::THIN, ::THIN])
-    if len(some) < free.size / THIN**2 / 20:
+    free = cover(cv2.dilate(known, np.ones((2 * BESIDE + 1,) * 2, np.uint8)) == 0, valid)
+    some = free[::THIN, ::THIN]
+    if some.mean() < 0.05:
         return labels, foreground
-    film = float(np.median(thin(image)[some]))
+    film = float(np.median(image[::THIN, ::THIN][some]))
     contrast = float(np.median(image.ravel()[labels.at[::3]])) - film
+    both = free[::THIN, 1::THIN] & free[::THIN, :-1:THIN]
+    beside = (image[::THIN, 1::THIN] - image[::THIN, :-1:THIN])[both]
+    if robust(beside) < 2**0.5 * NOISY * abs(contrast):
+        return labels, foreground
     flat = (image - np.float32(film)) * (free * np.float32(-1 if contrast < 0 else 1))
-    bands: list[np.ndarray] = []
-    for sigma, side in SCALES:
-        smooth = cv2.GaussianBlur(flat, (0, 0), sigma)
-        if not bands and robust(thin(flat)[some] - thin(smooth)[some]) < NOISY * abs(contrast):
-            return labels, foreground
-        bands.append(smooth - cv2.blur(flat, (side, side)))
-    found = peaks(bands, free, some, abs(contrast))
-    return (labels, foreground) if found is None else joined(labels, foreground, found)
-
-
-def thin(image: np.ndarray) -> np.ndarray:
-    """Every n-th pixel in both directions, flat: enough for a median."""
-    return image[::THIN, ::THIN].ravel()
+    found: list[tuple[float, np.ndarray]] = []
+    for cell, scales in SCALES:
+        size = (image.shape[1] // cell, image.shape[0] // cell)
+        cells = flat if cell == 1 else cv2.resize(flat, size, interpolation=cv2.INTER_AREA)
+        empty = free if cell == 1 else cv2.resize(free.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).view(bool)
+        found += particles(cells, empty, cell, scales, abs(contrast), image.shape)
+    return joined(labels, foreground, [at for _, at in sorted(found, key=lambda f: -f[0])], free)
 
 
 def robust(values: np.ndarray) -> float:
@@ -79,67 +77,75 @@ def robust(values: np.ndarray) -> float:
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
-def peaks(bands: Sequence[np.ndarray], free: np.ndarray, some: np.ndarray, contrast: float) -> np.ndarray | None:
-    """(y, x) bool: around each peak that is none of noise, at the scale that shows it best, down to its edge.
+def particles(
+    cells: np.ndarray, free: np.ndarray, cell: int, scales: Scales, contrast: float, shape: tuple[int, ...]
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Of each peak that is none of noise its height, and its pixels (flat index) at the scale that shows it best.
 
-    bands   : the band-passed image at each of SCALES
-    free    : (y, x) bool, where peaks are looked for
-    some    : which of its thinned pixels are free
-    returns : None when there are none
+    cells : (y, x) float32, the film at 0, particles positive, nothing where it is not free
+    free  : (y, x) bool, where peaks are looked for
+    shape : of the picture whose cells of `cell` px a side they are
     """
-    z = [band / np.float32(max(robust(thin(band)[some]), 1e-9)) for band in bands]
+    step, reach = max(THIN // cell, 1), NEAR // cell
+    some = free[::step, ::step]
+    bands = [cv2.GaussianBlur(cells, (0, 0), sigma) - cv2.blur(cells, (side, side)) for sigma, side in scales]
+    z = [band / np.float32(max(robust(band[::step, ::step][some]), 1e-9)) for band in bands]
     most, least = reduce(np.maximum, z), reduce(np.minimum, z)
-    square = np.ones((NEAR, NEAR), np.uint8)
+    square = np.ones((reach // 2 * 2 + 1,) * 2, np.uint8)
     at = np.flatnonzero((most > LEAST) & (most == cv2.dilate(most, square)) & free)
     under = np.flatnonzero((least < -LEAST) & (least == cv2.erode(least, square)) & free)
-    at = at[most.ravel()[at] > height_of(most.ravel()[at], -least.ravel()[under], int(free.sum()))]
-    seen = RESPONSE * contrast
-    found = None
-    for (_, side), band, height in zip(SCALES, bands, z, strict=True):
-        top = at[height.ravel()[at] == most.ravel()[at]]
-        value = band.ravel()[top]
-        top = top[(value > STRONG * seen) & (value < STRONGEST * seen)]
-        if len(top):
-            of = np.zeros(band.shape, np.float32)
-            of.ravel()[top] = band.ravel()[top]
-            of = cv2.dilate(of, np.ones((side, side), np.uint8))
-            here = free & (of > 0) & (band > edge_share(TYPICAL) * of)
-            found = here if found is None else found | here
-    return found
+    noise = partial(of_noise, pixels=int(free.sum()), sigmas=[sigma for sigma, _ in scales])
+    at = at[most.ravel()[at] > height_of(most.ravel()[at], -least.ravel()[under], noise)]
+    for y, x in np.stack(np.divmod(at, most.shape[1]), 1).tolist():
+        band = bands[max(range(len(z)), key=lambda k: float(z[k][y, x]))]
+        height = float(band[y, x])
+        if not STRONG < height / (RESPONSE * contrast) < STRONGEST:
+            continue
+        y0, x0 = max(y - 2 * reach, 0), max(x - 2 * reach, 0)
+        part = band[y0 : y + 2 * reach + 1, x0 : x + 2 * reach + 1]
+        if cell > 1:
+            part = cv2.resize(part, (cell * part.shape[1], cell * part.shape[0]), interpolation=cv2.INTER_LINEAR)
+        of = cv2.connectedComponents((part > edge_share(TYPICAL) * height).view(np.uint8), connectivity=8)[1]
+        py, px = np.nonzero(of == of[cell * (y - y0) + cell // 2, cell * (x - x0) + cell // 2])
+        yield float(most[y, x]), (cell * y0 + py) * shape[1] + cell * x0 + px
 
 
-def height_of(mine: np.ndarray, other: np.ndarray, pixels: int) -> float:
+def height_of(mine: np.ndarray, other: np.ndarray, noise: Callable[[np.ndarray], np.ndarray]) -> float:
     """Above which height peaks are believed, in robust deviations; inf when none is.
 
     mine, other : heights of the peaks of the right and of the wrong sign
-    pixels      : where they were looked for
+    noise       : how many above a height noise alone has
     """
     heights = np.arange(LEAST, MOST, 0.125)
     false = FALSE * (len(mine) - np.searchsorted(np.sort(mine), heights, "right"))
     chance = len(other) - np.searchsorted(np.sort(other), heights, "right")
-    fine = (false > 0) & (chance <= np.maximum(CHANCE, false)) & (of_noise(heights, pixels) <= false)
+    fine = (false > 0) & (chance <= np.maximum(CHANCE, false)) & (noise(heights) <= false)
     return float(heights[fine][0]) if fine.any() else float("inf")
 
 
-def of_noise(height: np.ndarray, pixels: int) -> np.ndarray:
-    """Peaks above a height that white noise of so many pixels has after the blurs (Adler, Geometry of Random Fields, 1981)."""
-    density = sum(1 / (2 * sigma**2) for sigma, _ in SCALES)
+def of_noise(height: np.ndarray, pixels: int, sigmas: Sequence[float]) -> np.ndarray:
+    """Peaks above a height that white noise of so many pixels has after blurs (Adler, Geometry of Random Fields, 1981)."""
+    density = sum(1 / (2 * sigma**2) for sigma in sigmas)
     return np.asarray(pixels * density * height * np.exp(-(height**2) / 2) / (2 * np.pi) ** 1.5)
 
 
-def joined(labels: Listed, foreground: np.ndarray, found: np.ndarray) -> tuple[Listed, np.ndarray]:
-    """The labels, and those parts of a mask that have the size of small particles as further ones."""
-    n, parts, stats, _ = cv2.connectedComponentsWithStats(found.view(np.uint8), connectivity=8)
-    area = stats[:, cv2.CC_STAT_AREA]
-    keep = (area >= np.pi / 4 * SMALLEST**2) & (area <= np.pi / 4 * LARGEST**2)
-    keep[0] = False
-    if n < 2 or not keep.any():
+def joined(
+    labels: Listed, foreground: np.ndarray, new: list[np.ndarray], room: np.ndarray
+) -> tuple[Listed, np.ndarray]:
+    """The labels, and those of the new particles, the surest first, that have the size of small ones and room."""
+    taken: list[np.ndarray] = []
+    seen = np.zeros(0, np.int64)
+    for at in new:
+        mine = at[room.ravel()[at]]
+        if not np.isin(mine, seen).any() and np.pi / 4 * SMALLEST**2 <= len(mine) <= np.pi / 4 * LARGEST**2:
+            taken.append(mine)
+            seen = np.concatenate([seen, mine])
+    if not taken:
         return labels, foreground
-    new = np.flatnonzero(keep[parts.ravel()])
-    number = (np.cumsum(keep) + len(labels)).astype(np.int32)
-    at = np.concatenate([labels.at, new])
+    number = np.repeat(np.arange(len(taken), dtype=np.int32) + len(labels) + 1, [len(t) for t in taken])
+    at = np.concatenate([labels.at, seen])
     order = np.argsort(at, kind="stable")
-    label = np.concatenate([labels.label, number[parts.ravel()[new]]])[order]
+    label = np.concatenate([labels.label, number])[order].astype(np.int32)
     foreground = foreground.copy()
-    foreground.ravel()[new] = 1
-    return Listed(at[order], label, labels.shape, np.concatenate([labels.area, area[keep]])), foreground
+    foreground.ravel()[seen] = 1
+    return Listed(at[order], label, labels.shape, np.concatenate([labels.area, [len(t) for t in taken]])), foreground
