@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from segment_scenes import flickering, mixed, one_size, touching
-from through import through
+from through import Branch, through
 
 from emstream import simulate
-from emstream.align import AlignOptions
 from emstream.learn.data import Picture, read_pictures
 from emstream.learn.evaluate import score
 from emstream.learn.ship import every_second, parts
-from emstream.measure import MeasureOptions, particles
+from emstream.measure import particles
 from emstream.messages import Aligned, Frame, Origin
-from emstream.pipeline.average import Seen, reach
-from emstream.pipeline.steps import Steps, look, looked_at
 from emstream.segment import Segmenter, SegmentOptions, load
 
 SEEDS = (1, 2, 3)
@@ -135,18 +131,11 @@ def flicker(model: str, average: int) -> str:
     told = []
     options = SegmentOptions(model=model, judge_every=0, average_frames=average)
     for seed in SEEDS:
-        steps = Steps(
-            align=AlignOptions(), measure=MeasureOptions(), segmenter=load(options, threads=1), average=average
-        )
-        seen: deque[Seen] = deque(maxlen=reach(average) + 1)
-        areas = []
+        branch, areas = Branch(options, threads=1), []
         for i, pixels in enumerate(flickering(4, seed, 18)):
-            frame, valid = (
-                Frame("still", Origin("", i, 0, 0, 0), pixels, i / 10),
-                (0, pixels.shape[0], 0, pixels.shape[1]),
-            )
-            seen.append(Seen(Aligned(frame, pixels, (0.0, 0.0), 1.0, 0, 1, valid), pixels))
-            areas.append(float((np.asarray(look(steps, looked_at(steps, list(seen)))().labels) > 0).sum()))
+            frame = Frame("still", Origin("", i, 0, 0, 0), pixels, i / 10)
+            aligned = Aligned(frame, pixels, (0.0, 0.0), 1.0, 0, 1, (0, pixels.shape[0], 0, pixels.shape[1]))
+            areas.append(float((np.asarray(branch(aligned).labels) > 0).sum()))
         area = np.array(areas[6:])
         told.append(np.sqrt(np.mean((area[1:] / area[:-1] - 1) ** 2)))
     return "area flicker, rms: " + ", ".join(f"{100 * t:.2f} %" for t in told)

@@ -27,12 +27,23 @@ class Shown:
     truth: np.ndarray  # (y, x) int32
 
 
+class Branch:
+    """The daemon's segmentation of aligned frames that come one after the other."""
+
+    def __init__(self, options: SegmentOptions, threads: int = 0) -> None:
+        average = options.average_frames
+        segmenter = load(options, threads=threads)
+        self._steps = Steps(align=AlignOptions(), measure=MeasureOptions(), segmenter=segmenter, average=average)
+        self._seen: deque[Seen] = deque(maxlen=reach(average) + 1)
+
+    def __call__(self, aligned: Aligned) -> Labelled:
+        self._seen.append(Seen(aligned, aligned.pixels))
+        return look(self._steps, looked_at(self._steps, list(self._seen)))()
+
+
 def through(m: Movie, options: SegmentOptions, *, threads: int = 0) -> Iterator[Shown]:
     """Every frame in turn. options.model = truth: the true labels take the place of the network's."""
-    average = options.average_frames
-    segmenter = None if options.model == "truth" else load(options, threads=threads)
-    steps = Steps(align=AlignOptions(), measure=MeasureOptions(), segmenter=segmenter, average=average)
-    seen: deque[Seen] = deque(maxlen=reach(average) + 1)
+    branch = None if options.model == "truth" else Branch(options, threads)
     drift, exclude = align.start(m.shape, m.dtype, AlignOptions()), None
     for i in range(len(m)):
         pixels = m.frame(i)
@@ -42,10 +53,6 @@ def through(m: Movie, options: SegmentOptions, *, threads: int = 0) -> Iterator[
         truth, _ = align.move(m.labels(i), shift)
         frame = Frame("sim", Origin("", i, 0, 0, 0), pixels, float(m.time_s[i]), m.pixel_size_nm)
         aligned = Aligned(frame, moved, shift, float(e.confidence), int(e.anchor), int(e.status), valid)
-        if segmenter is None:
-            labelled = Labelled(truth, "truth", "")
-        else:
-            seen.append(Seen(aligned, moved))
-            labelled = look(steps, looked_at(steps, list(seen)))()
+        labelled = Labelled(truth, "truth", "") if branch is None else branch(aligned)
         exclude = labelled.labels > 0
         yield Shown(aligned, labelled, truth)

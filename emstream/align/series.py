@@ -176,7 +176,6 @@ def _measured(state: DriftState, x: Array, dose: float, exclude: Array | None) -
         if exclude is None
         else frame_mask(exclude, expected(state.track)[0] - np.array(state.base), o.dilate_px, grid)
     )
-    assert state.scale is not None
     state, found = _looked(state, x, mask)
     if mask is not None and (level := _followed(state.level, True, found.z))[1] < WEAK:
         whole, other = _looked(state, x, None)

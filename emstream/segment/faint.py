@@ -112,8 +112,14 @@ def banded(image: np.ndarray, sigma: float) -> np.ndarray:
         image = cv2.resize(image, (image.shape[1] // step, image.shape[0] // step), interpolation=cv2.INTER_AREA)
     band = blur(image, sigma / step) - blur(image, WIDE * sigma / step)
     some = band[:: max(1, int(np.sqrt(band.size / 30_000))), :: max(1, int(np.sqrt(band.size / 30_000)))]
-    middle = float(np.median(some))
-    return (band - np.float32(middle)) / np.float32(max(1.4826 * float(np.median(np.abs(some - middle))), 1e-9))
+    middle, deviation = robust(some)
+    return (band - np.float32(middle)) / np.float32(max(deviation, 1e-9))
+
+
+def robust(values: np.ndarray) -> tuple[float, float]:
+    """Median, and the standard deviation by the median of absolute deviations from it."""
+    middle = float(np.median(values))
+    return middle, 1.4826 * float(np.median(np.abs(values - middle)))
 
 
 def octave(sigma: float) -> int:

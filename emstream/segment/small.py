@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 
 from emstream.messages import Rect
-from emstream.segment.faint import edge_share
+from emstream.segment.faint import edge_share, robust
 from emstream.segment.instances import cover
 from emstream.segment.listed import Listed
 
 # px a side of the cells; blur and side of what is subtracted, cells: for discs of some 5, 9 and 13 px
 SCALES = ((1, ((1.5, 13),)), (2, ((1.25, 11), (1.75, 15))))
 LEAST, MOST = 4.5, 9.0  # robust deviations of a peak: from where on it is looked at, up to where it is asked for more
-CHANCE, FALSE = 1, 0.08  # share of the peaks that may be false; so many of the wrong sign are chance
+CHANCE, FALSE = 1, 0.08  # peaks of the wrong sign that are chance; share of the right ones that may be false
 NOISY = 0.35  # pixel noise, of the particles' contrast: in clearer frames the network sees what there is
 STRONG, STRONGEST = 0.4, 1.6  # of the known particles' contrast
 BESIDE = 3  # px around known particles that are left alone
@@ -33,9 +34,7 @@ TYPICAL = 3.6  # diameter over blur of what a scale finds
 RESPONSE = float(1 - np.exp(-(TYPICAL**2) / 8))  # what is left of its contrast at its middle
 NEAR = 6  # px: half a side of the square in which a peak is the highest, and in which its particle lies twice
 THIN = 6  # px between those that medians are taken of
-
-
-Scales = tuple[tuple[float, int], ...]
+Scales: TypeAlias = tuple[tuple[float, int], ...]
 
 
 def add_small(
@@ -60,7 +59,7 @@ def add_small(
     contrast = float(np.median(image.ravel()[labels.at[::3]])) - film
     both = free[::THIN, 1::THIN] & free[::THIN, :-1:THIN]
     beside = (image[::THIN, 1::THIN] - image[::THIN, :-1:THIN])[both]
-    if robust(beside) < 2**0.5 * NOISY * abs(contrast):
+    if robust(beside)[1] < 2**0.5 * NOISY * abs(contrast):
         return labels, foreground
     flat = (image - np.float32(film)) * (free * np.float32(-1 if contrast < 0 else 1))
     found: list[tuple[float, np.ndarray]] = []
@@ -70,11 +69,6 @@ def add_small(
         empty = free if cell == 1 else cv2.resize(free.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).view(bool)
         found += particles(cells, empty, cell, scales, abs(contrast), image.shape)
     return joined(labels, foreground, [at for _, at in sorted(found, key=lambda f: -f[0])], free)
-
-
-def robust(values: np.ndarray) -> float:
-    """Standard deviation by the median of absolute deviations."""
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def particles(
@@ -89,7 +83,7 @@ def particles(
     step, reach = max(THIN // cell, 1), NEAR // cell
     some = free[::step, ::step]
     bands = [cv2.GaussianBlur(cells, (0, 0), sigma) - cv2.blur(cells, (side, side)) for sigma, side in scales]
-    z = [band / np.float32(max(robust(band[::step, ::step][some]), 1e-9)) for band in bands]
+    z = [band / np.float32(max(robust(band[::step, ::step][some])[1], 1e-9)) for band in bands]
     most, least = reduce(np.maximum, z), reduce(np.minimum, z)
     square = np.ones((reach // 2 * 2 + 1,) * 2, np.uint8)
     at = np.flatnonzero((most > LEAST) & (most == cv2.dilate(most, square)) & free)
