@@ -38,9 +38,9 @@ from emstream.segment.unet import UNet
 
 WIDE = LearnOptions(
     recipe="student", widths=(24, 48, 96, 128, 160), crop_px=192, crops=10, drop=0.3, drawn=0.4, simulated=0.15, rounds=2,
-    epochs=1000, steps_per_epoch=100, validation=0.2, drawn_px=(5.0, 170.0), drawn_cover=0.85, invert=0.4, seed=1,
+    epochs=35, steps_per_epoch=100, minutes=0, validation=0.2, drawn_px=(5.0, 170.0), drawn_cover=0.85, invert=0.4,
 )  # fmt: skip
-
+LONG = 65  # epochs of the procedural network
 
 SHORT = LearnOptions(frames=40, crops=20, crop_px=192)  # of the movies
 
@@ -51,9 +51,9 @@ def tell(news: Mapping[str, Any]) -> None:
     sys.stderr.flush()
 
 
-def procedural(out: Path, minutes: float) -> None:
+def procedural(out: Path, seed: int) -> None:
     """A network that has seen nothing but drawn frames: no image of anybody, no label."""
-    options = replace(WIDE, drawn=1.0, crop_px=256, minutes=minutes)
+    options = replace(WIDE, drawn=1.0, crop_px=256, epochs=LONG, seed=seed)
     look = Look(
         diameter=options.drawn_px, coverage=(0.03, options.drawn_cover), dose=(4.0, 400.0), contrast=(0.15, 0.75),
         film=(0.0, 0.15),
@@ -64,7 +64,7 @@ def procedural(out: Path, minutes: float) -> None:
     write_model(out, mean, {"name": "procedural"})
 
 
-def emps(data: Path, work: Path, minutes: float) -> None:
+def emps(data: Path, work: Path, seed: int) -> None:
     """EMPS without any label: procedural network -> candidate choice -> pseudo-labels -> student, twice."""
     learned, kept = split(read_pictures(data / "images", data / "segmaps"), 0.15)
     folder = work / "emps_images"  # of the training part alone, and without its labels
@@ -73,9 +73,9 @@ def emps(data: Path, work: Path, minutes: float) -> None:
         if not (folder / p.name).exists():
             (folder / p.name).symlink_to(data / "images" / p.name)
     if not (work / "procedural" / "model.json").exists():
-        procedural(work / "procedural", minutes)
+        procedural(work / "procedural", seed)
     began = time.monotonic()
-    options = replace(WIDE, start_from=str(work / "procedural"), minutes=minutes / 2)
+    options = replace(WIDE, start_from=str(work / "procedural"), seed=seed)
     student = work / "emps_student"
     if not student.exists():
         try:
@@ -83,7 +83,7 @@ def emps(data: Path, work: Path, minutes: float) -> None:
         except JobFailed as refused:
             print(f"gate: {refused}")
             student = student.with_name(student.name + ".refused")
-    print(f"student trained in {(time.monotonic() - began) / 60:.1f} min\n")
+    print(f"seed {seed}, student trained in {(time.monotonic() - began) / 60:.1f} min\n")
     print("| EMPS validation, no label used | IoU | median | Dice | IoU < .3 | AP50 |\n|---|---|---|---|---|---|")
     for name, model in (("classical", "classical"), ("procedural", options.start_from), ("student", str(student))):
         row(name, score(alone(model), kept))
@@ -262,10 +262,10 @@ def main() -> None:
     ask.add_argument("--only", default="", help="part of a movie's name")
     ask.add_argument("--work", type=Path, required=True)
     ask.add_argument("--data", type=Path)
-    ask.add_argument("--minutes", type=float, default=16.0)
+    ask.add_argument("--seed", type=int, default=1, help="of emps")
     given = ask.parse_args()
     if given.what == "emps":
-        emps(given.data / "emps_train", given.work, given.minutes)
+        emps(given.data / "emps_train", given.work, given.seed)
     elif given.what == "movies":
         movies(given.work, given.only)
     elif given.what == "few":
