@@ -81,6 +81,12 @@ def test_clear_frames_and_frames_without_particles_are_left_to_the_network() -> 
     assert add_small(nobody, np.zeros(image.shape, np.float32), image)[0] is nobody
 
 
+def test_particles_as_bright_as_the_film_around_them_are_compared_with_nothing() -> None:
+    counts, known, _ = frame(0, 0.0, contrast=0.0)
+    counts += np.random.default_rng(0).poisson(4, counts.shape)  # whole numbers: both medians are the same
+    assert add_small(known, np.zeros(counts.shape, np.float32), counts)[0] is known
+
+
 def test_nothing_is_added_outside_the_covered_pixels() -> None:
     image, known, _ = frame(7, 0.6)
     after, _ = add_small(known, np.zeros(image.shape, np.float32), image, (0, 290, 0, SIDE))

@@ -59,7 +59,7 @@ def add_small(
     contrast = float(np.median(image.ravel()[labels.at[::3]])) - film
     both = free[::THIN, 1::THIN] & free[::THIN, :-1:THIN]
     beside = (image[::THIN, 1::THIN] - image[::THIN, :-1:THIN])[both]
-    if robust(beside)[1] < 2**0.5 * NOISY * abs(contrast):
+    if contrast == 0 or robust(beside)[1] < 2**0.5 * NOISY * abs(contrast):  # 0: what is known is no darker than film
         return labels, foreground
     flat = (image - np.float32(film)) * (free * np.float32(-1 if contrast < 0 else 1))
     found: list[tuple[float, np.ndarray]] = []
