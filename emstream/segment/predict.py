@@ -18,6 +18,7 @@ from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import Polarity, SegmentOptions, backend
 from emstream.segment.classical import ClassicalState, with_polarity
 from emstream.segment.classical import segment as segment_classically
+from emstream.segment.film import stands_out
 from emstream.segment.instances import cover, drop_small, reach_out, renumber, smallest_area
 from emstream.segment.level import at_one_level
 from emstream.segment.listed import Listed, listed
@@ -132,6 +133,8 @@ class Network:
         foreground.ravel()[labels.at] = np.where(inside > self.options.threshold, inside, 1)
         covered = scaled(valid, shape, labels.shape)
         labels, foreground = at_one_level(labels, foreground, last.seen, self.options.threshold, covered)
+        if not stands_out(labels, last.seen, covered):
+            labels, foreground = labels.kept(np.zeros(len(labels) + 1, bool)), np.zeros_like(foreground)
         if labels.shape == shape:  # a frame that was reduced gathered electrons by that; and large ones leave no time
             labels, foreground = add_small(labels, foreground, last.seen, covered)
         return at_full_size(labels, foreground, shape, self.options, valid, pixel_size_nm), foreground
