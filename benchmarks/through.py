@@ -12,9 +12,9 @@ from emstream import align
 from emstream.align import AlignOptions
 from emstream.measure import MeasureOptions
 from emstream.messages import Aligned, Frame, Labelled, Origin
-from emstream.pipeline.average import Seen, reach
 from emstream.pipeline.steps import Steps, look, looked_at
 from emstream.segment import SegmentOptions, load
+from emstream.segment.average import Seen, reach
 from emstream.simulate import Movie
 
 

@@ -20,7 +20,7 @@ from emstream.learn.crops import ROW, CropSet, crops_of, thinned
 from emstream.learn.evaluate import overlap
 from emstream.learn.labels import Labels
 from emstream.learn.lessons import Record, worth_learning
-from emstream.learn.material import Material, opened, others, sealed, spread_in_time, survey
+from emstream.learn.material import Material, as_shown, opened, others, sealed, spread_in_time, survey
 from emstream.learn.suggest import spread_out
 from emstream.learn.teacher import Lesson
 from emstream.segment import SegmentOptions
@@ -80,6 +80,41 @@ def test_a_movies_drift_is_found_and_neighbours_show_the_frame_without_its_own_n
     noise, seen = (own - clean)[there], (shown - clean)[there]
     assert abs(np.corrcoef(noise, seen)[0, 1]) < 0.05
     assert seen.std() < 0.6 * noise.std()
+
+
+def test_few_electrons_are_learned_as_the_daemon_shows_them_too_on_the_frames_own_pixels(tmp_path: Path) -> None:
+    dim = simulate.movie(9, (256, 256), particles=20, diameter=(14, 26), contrast=(0.3, 0.4), dose=5, seed=3)
+    np.save(tmp_path / "dim.npy", dim.frames)
+    material = survey(tmp_path / "dim.npy")
+    with opened(material) as read:
+        shown, own = as_shown(material, read, 6), read(6)
+    assert shown is not None
+    assert shown.mean() == pytest.approx(4 * own.mean(), rel=0.02)  # 20 electrons come together
+    particles = dim.labels(6) > 0
+    apart = [float((a[~particles].mean() - a[particles].mean()) / a[~particles].std()) for a in (shown, own)]
+    assert apart[0] > 1.6 * apart[1]
+    made = lessons.make(material, 0, 6, False, dim.labels(6), "nobody", str(tmp_path), OPTIONS)
+    again = lessons.again(made.path)
+    assert again.added is not None
+    assert np.array_equal(again.added, shown)
+    rows = crops_of(again, 40, OPTIONS, (1,)).rows
+    assert 10 < rows["added"].sum() < 30
+
+
+def test_pictures_of_different_places_are_not_taken_for_a_movie(tmp_path: Path) -> None:
+    places = [simulate.movie(1, (160, 160), particles=9, diameter=(10, 18), dose=20, seed=40 + k) for k in range(9)]
+    np.save(tmp_path / "places.npy", np.concatenate([p.frames for p in places]))
+    assert survey(tmp_path / "places.npy").at is None
+
+
+def test_enough_electrons_are_learned_frame_by_frame_alone(tmp_path: Path) -> None:
+    bright = simulate.movie(6, (160, 160), particles=7, diameter=(14, 26), dose=40, seed=3)
+    np.save(tmp_path / "bright.npy", bright.frames)
+    material = survey(tmp_path / "bright.npy")
+    with opened(material) as read:
+        assert as_shown(material, read, 5) is None
+    pictures = Material("a", "pictures", (0, 1))
+    assert as_shown(pictures, bright.frames.__getitem__, 1) is None
 
 
 def test_a_frame_that_the_camera_gave_twice_is_left_out_and_new_noise_is_not() -> None:

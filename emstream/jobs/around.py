@@ -13,9 +13,9 @@ from emstream.errors import StoreDamaged
 from emstream.jobs.files import guess_of, keyframes, load_arrays
 from emstream.jobs.job import Job
 from emstream.messages import Status
-from emstream.pipeline.average import reach
 from emstream.pipeline.blocks import Known, Surroundings
 from emstream.pipeline.steps import Steps
+from emstream.segment.average import reach
 from emstream.source.archive import OpenInput
 
 CONTEXT = 32  # frames on either side of a block that the path is laid through

@@ -1,5 +1,6 @@
 """Few full frames become many unique crops: place, angle, size, mirror, contrast, dose, blur; each knows how it was made.
 
+Where electrons are few, half the crops are of the frame alone and half of it as the daemon shows it: added to those before it.
 The whole frame is exposed anew and normalised first, then cut: a crop has the grey scale of its frame, as it will have
 when the daemon sees it. A turned crop lies wholly inside what the frame covers, so it has no black corners.
 """
@@ -21,11 +22,12 @@ from emstream.segment.normalise import normalise
 
 ROW = np.dtype(
     {
-        "names": ["y", "x", "angle", "scale", "mirror", "dose", "blur", "gamma", "inverted"],
-        "formats": ["f4", "f4", "f4", "f4", "?", "f4", "f4", "f4", "?"],
+        "names": ["y", "x", "angle", "scale", "mirror", "added", "dose", "blur", "gamma", "inverted"],
+        "formats": ["f4", "f4", "f4", "f4", "?", "?", "f4", "f4", "f4", "?"],
     }
 )
 TRIES = 12  # angles and places until a crop fits into the frame and shows what it should
+ALONE = 0.5  # share of the crops that show a frame alone where the daemon adds up those before it
 THINNEST = 0.15  # of the frame's dose
 ENOUGH = 8.0  # counts per px: a frame of no more is not thinned, there would be nothing left to see
 
@@ -49,7 +51,10 @@ def crops_of(lesson: Lesson, n: int, options: LearnOptions, seed: Sequence[int])
     on = np.argwhere((lesson.labels > 0) & (lesson.weight > 0.5))
     rect = lesson.valid
     for k in range(n):
-        exposed = exposure(rng, lesson.image, rect, options.invert, rows[k : k + 1])
+        alone = lesson.added is None or rng.random() < ALONE
+        image = lesson.image if alone or lesson.added is None else lesson.added
+        rows[k]["added"] = not alone
+        exposed = exposure(rng, image, rect, options.invert, rows[k : k + 1])
         aim = on[rng.integers(len(on))] if len(on) and rng.random() < 0.5 else None
         matrix = placed(rng, rect, side, sizes(rng, options, lesson.image.shape), aim, rows[k : k + 1])
         images[k] = _warp(exposed, matrix, side, cv2.INTER_LINEAR)

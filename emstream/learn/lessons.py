@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from emstream.learn import LearnOptions
-from emstream.learn.material import Material, opened, others
+from emstream.learn.material import Material, as_shown, opened, others
 from emstream.learn.teacher import SIDES, Lesson, believe, lesson
 from emstream.messages import Rect
 from emstream.segment.listed import components_of
@@ -63,6 +63,7 @@ def make(
     with opened(material) as read:
         pixels = read(frame)
         shown = others(material, read, frame, options.neighbours) if labels is None and teacher else None
+        added = as_shown(material, read, frame) if teacher else None
     shape = (int(pixels.shape[0]), int(pixels.shape[1]))
     small = working_shape(shape, LONG_SIDE)
     image = _counts(pixels, small)
@@ -76,6 +77,8 @@ def make(
         net = _teacher(teacher)
         seen = image if shown is None else reduce(shown, small)
         made = lesson(name, image, seen, net, valid, SIDES if shown is None else sides(net, seen))
+    if added is not None:
+        made = replace(made, added=_counts(added, small))
     keep(path, made)
     return Record(source, frame, name, str(path), made.agreement, made.method, sealed)
 
@@ -109,8 +112,9 @@ def keep(path: Path, made: Lesson) -> None:
     """The lesson as an .npz without pickled objects."""
     about = np.array([made.agreement, *made.valid], np.float64)
     part = path.with_name(f"{path.stem}.part.npz")
+    added: dict[str, Any] = {} if made.added is None else {"added": made.added}
     np.savez(
-        part, image=made.image, labels=made.labels.astype(np.uint16), weight=made.weight.astype(np.float16), about=about,
+        part, image=made.image, **added, labels=made.labels.astype(np.uint16), weight=made.weight.astype(np.float16), about=about,
         text=np.array([made.name, made.method]),
     )  # fmt: skip
     os.replace(part, path)
@@ -123,7 +127,7 @@ def again(path: str | Path) -> Lesson:
         y0, y1, x0, x1 = (int(v) for v in f["about"][1:])
         return Lesson(
             name, f["image"], f["labels"].astype(np.int32), f["weight"].astype(np.float32), (y0, y1, x0, x1),
-            float(f["about"][0]), method,
+            float(f["about"][0]), method, f.get("added"),
         )  # fmt: skip
 
 

@@ -149,6 +149,6 @@ def load(path: Path) -> CropSet:
     """The data set's crops, in memory."""
     pixels, rows = dataset.read(path)
     made = np.zeros(len(pixels["images"]), ROW)
-    for name in ROW.names or ():
+    for name in set(ROW.names or ()) & set(rows):  # one that an older version began has fewer columns
         made[name] = rows[name]
     return CropSet(pixels["images"], pixels["labels"], pixels["weight"], made)

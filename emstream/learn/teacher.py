@@ -40,6 +40,7 @@ class Lesson:
     valid: Rect  # y0, y1, x0, x1: what the frame covers
     agreement: float = 1.0  # of mask and belief, 0..1; 1 for labels drawn by hand
     method: str = ""  # what made the mask
+    added: np.ndarray | None = None  # (y, x) float32, with the frames before it, where the daemon adds them up
 
 
 def lesson(

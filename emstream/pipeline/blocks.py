@@ -22,8 +22,8 @@ from emstream.align.keyframe import Keyframe
 from emstream.align.stack import Sight
 from emstream.messages import Aligned, Array, Frame, Labelled, Measured, PixelSize, Rect, Status
 from emstream.pipeline import steps as step
-from emstream.pipeline.average import Seen, reach
 from emstream.pipeline.steps import Steps
+from emstream.segment.average import Seen, reach
 from emstream.store.chunks import decode, encode
 
 

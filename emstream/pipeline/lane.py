@@ -17,12 +17,12 @@ from emstream.errors import StoreDamaged
 from emstream.messages import Aligned, Frame, Labelled, Measured
 from emstream.metrics import Metrics
 from emstream.pipeline import steps as step
-from emstream.pipeline.average import Seen, reach
 from emstream.pipeline.drift import Drift
 from emstream.pipeline.once import Once, on_host
 from emstream.pipeline.result import Keeper, Result
 from emstream.pipeline.steps import Steps, Tables
 from emstream.segment import Polarity
+from emstream.segment.average import Seen, reach
 
 log = logging.getLogger("emstream.pipeline")
 

@@ -16,8 +16,8 @@ from emstream import align, arrays, measure
 from emstream.align import AlignOptions
 from emstream.measure import MeasureOptions
 from emstream.messages import Aligned, Array, Frame, Labelled, Measured, PixelSize, Rect
-from emstream.pipeline.average import Seen, added, common, together
 from emstream.segment import Segmenter
+from emstream.segment.average import Seen, added, common, together
 from emstream.source.correct import Correction
 
 Tables: TypeAlias = dict[str, Mapping[str, np.ndarray]]  # table name → rows, physical units

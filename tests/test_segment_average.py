@@ -20,7 +20,7 @@ from emstream.jobs.reprocess import reprocess
 from emstream.messages import Aligned, Frame, Origin, Status
 from emstream.metrics import Metrics
 from emstream.pipeline import lane, make_steps, through
-from emstream.pipeline.average import Seen, added, reach, together
+from emstream.segment.average import Seen, added, reach, together
 from emstream.store import Run
 
 SHAPE = (512, 512)
