@@ -219,6 +219,8 @@ def test_a_file_that_goes_before_it_could_be_read_is_lost_and_that_is_said(
 class Slow(Threshold):
     """Takes its time, until it is told not to."""
 
+    memory: object = None
+
     def __init__(self) -> None:
         self.go = threading.Event()
 

@@ -47,6 +47,7 @@ class Threshold:
     """Particles are what is a fifth darker than the film; no state, so that a frame has the same labels whenever."""
 
     name, sha256 = "threshold", ""
+    memory: Any = None
 
     def __call__(
         self, pixels: np.ndarray, *, valid: tuple[int, int, int, int], pixel_size_nm: object = None
@@ -352,3 +353,32 @@ def test_without_segmentation_frames_are_still_aligned_and_stored(movie: simulat
     assert not np.any(run.column("status") & Status.SEGMENTED)
     assert len(run.table("particles")) == 0
     assert [r.frame for r in rig.shown] == list(range(20))
+
+
+class Counting(Threshold):
+    """Numbers the frames of a series from 1 on, as agreement."""
+
+    memory: Any = 0
+
+    def __call__(self, pixels: np.ndarray, **told: Any) -> Labelled:
+        self.memory += 1
+        return replace(super().__call__(pixels, **told), agreement=float(self.memory))
+
+    def look(self, pixels: np.ndarray, **told: Any) -> Callable[[], Labelled]:
+        seen = self(pixels, **told)
+        return lambda: seen
+
+    def reset(self, polarity: str = "auto") -> None:
+        self.memory = 0
+
+
+def test_of_two_detectors_that_record_at_once_each_goes_on_with_what_was_learned_of_it(
+    movie: simulate.Movie, tmp_path: Path
+) -> None:
+    rig = Rig(tmp_path)
+    rig.steps = replace(rig.steps, segmenter=Counting())
+    pairs = zip(frames_of(movie, 0, 8, "adf"), frames_of(movie, 10, 18, "bf"), strict=True)
+    rig.process(list(itertools.chain.from_iterable(pairs)), die=True, save=False)
+    for name in ("adf", "bf"):
+        seen = {r.frame: r.labelled.agreement for r in rig.shown if r.run == name and r.labelled}
+        assert [seen[i] for i in range(8)] == [1, 2, 3, 4, 5, 6, 7, 8]

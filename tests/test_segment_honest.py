@@ -15,6 +15,8 @@ from emstream.messages import Labelled
 from emstream.metrics import Metrics
 from emstream.pipeline.models import JUDGED, ModelsInUse
 from emstream.segment import SegmentOptions, load, polarity_of
+from emstream.segment.exchange import Exchange
+from emstream.segment.predict import judge
 
 
 def frame(polarity: Any, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +49,44 @@ def test_metadata_decide_where_the_reader_knows_them_but_never_against_the_user(
     set_by_user = load(SegmentOptions(model="classical", polarity=told))
     set_by_user.reset("bright" if polarity == "dark" else "dark")
     assert np.array_equal(set_by_user(pixels).labels > 0, labels)
+
+
+@pytest.mark.parametrize("model", ["classical", "default"])
+def test_two_detectors_that_record_at_once_are_each_seen_as_if_alone(model: str) -> None:
+    movies = [
+        simulate.movie(5, (256, 256), particles=14, diameter=(14, 34), dose=20, polarity=side, seed=6 + k)
+        for k, side in enumerate(("dark", "bright"))
+    ]
+    options = SegmentOptions(model=model, judge_every=2)
+    alone = []
+    for movie in movies:
+        one = load(options, threads=1)
+        alone.append([one(f) for f in movie.frames])
+    both, known = Exchange(load(options, threads=1)), [None, None]
+    for i in range(5):
+        for k in (0, 1):
+            if known[k] is None:
+                both.reset()
+            else:
+                both.memory = known[k]
+            seen = both.look(movies[k].frame(i))
+            known[k] = both.memory
+            both.reset()  # made to labels when another series has its turn
+            labelled = seen()
+            assert np.array_equal(labelled.labels, alone[k][i].labels)
+            assert np.array_equal(labelled.agreement, alone[k][i].agreement, equal_nan=True)
+
+
+def test_what_was_learned_for_another_model_is_not_handed_to_the_one_at_work() -> None:
+    pixels, _ = frame("bright")
+    both = Exchange(load(SegmentOptions(model="classical")))
+    both.reset("bright")
+    first = both(pixels).labels
+    kept = both.memory
+    both.offer(load(SegmentOptions(model="classical")))
+    both(frame("dark")[0])
+    both.memory = kept
+    assert np.array_equal(both(pixels).labels, first)  # begun anew, with the polarity of the series
 
 
 def test_what_readers_tell_becomes_a_polarity() -> None:
@@ -101,5 +141,5 @@ def test_agreement_is_low_when_the_network_takes_the_film_for_particles() -> Non
     fits = segment(pixels).agreement
     segment.reset()
     small = segment._working_image(pixels)
-    segment._judge(small, 1 - truth.astype(np.float32), None)
-    assert segment._agreement < 0.2 < 0.6 < fits
+    judge(segment.memory, small, 1 - truth.astype(np.float32), None)
+    assert segment.memory.agreement < 0.2 < 0.6 < fits

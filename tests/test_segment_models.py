@@ -38,6 +38,8 @@ class Planted:
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         self.warmed = shape
 
+    memory: Any = None
+
     def reset(self, polarity: str = "auto") -> None:
         pass
 
@@ -82,7 +84,11 @@ def test_activating_tries_the_model_first_and_a_bad_one_changes_nothing(tmp_path
     assert told["iou"]["planted dark"] > 0.7
     assert told["iou"]["planted bright"] > 0.7
     before = Registry(out).active()
-    write_model(tmp_path / "blind", UNet((8, 16)), {"name": "blind"})
+    blind = UNet((8, 16))
+    assert blind.head.bias is not None
+    torch.nn.init.zeros_(blind.head.weight)
+    torch.nn.init.constant_(blind.head.bias, -9)
+    write_model(tmp_path / "blind", blind, {"name": "blind"})
     with pytest.raises(ModelBroken, match="finds nothing"):
         desk.activate(str(tmp_path / "blind"), out, SegmentOptions())
     with pytest.raises(ModelBroken, match=r"model\.json is missing"):

@@ -64,6 +64,7 @@ class Lane:
         self._measured: dict[int, Measured] = {}  # before their turn; the queue's thread alone touches it
         self._waiting: dict[int, tuple[float, float]] = {}  # for the branch: drift speed, px/s; when the file was whole
         self._seen: OrderedDict[int, Seen] = OrderedDict()  # frames that the next one may be looked at together with
+        self._known: Any = None  # what the segmenter learned of this run while another has its turn
         self._particles: Once | None = None  # of the newest frame that was looked at, for the aligner
         self.short_of_memory = False  # the GPU's was full: the loop takes fewer frames at once
         self._saved_at, self._saved = time.monotonic(), self.kept
@@ -152,10 +153,18 @@ class Lane:
         _, closed_at = self._waiting.get(self.linked, (math.nan, 0.0))
         return time.time() - closed_at
 
-    def look_anew(self) -> None:
-        """The segmenter saw another run, or none: let it begin anew with this one."""
-        if self.steps.segmenter is not None:
+    def look_here(self) -> None:
+        """It is this run's turn: the segmenter goes on with what it knew of it, or begins anew."""
+        if self.steps.segmenter is None:
+            return
+        if self._known is None:
             self.steps.segmenter.reset(self._polarity)
+        else:
+            self.steps.segmenter.memory = self._known
+
+    def look_away(self) -> None:
+        """It is another run's turn."""
+        self._known = None if self.steps.segmenter is None else self.steps.segmenter.memory
 
     def peek(self) -> None:
         """Segment the newest frame before its turn, so that people see what is, not what was."""

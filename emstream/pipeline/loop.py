@@ -132,8 +132,10 @@ class Loop:
     def _look(self, lane: Lane) -> None:
         """The segmenter turns to a run: what it learned from another one is not true of this one."""
         if self.looking is not lane:
+            if self.looking is not None:
+                self.looking.look_away()
             self.looking = lane
-            lane.look_anew()
+            lane.look_here()
 
     def _close_what_rests(self) -> None:
         now = self.clock()

@@ -39,7 +39,12 @@ class SegmentOptions:
 
 
 class Segmenter(Protocol):
-    """An image in, particles out. It may keep a causal state; `reset` forgets it (a new series)."""
+    """An image in, particles out. It may keep a causal state; `reset` forgets it (a new series).
+
+    memory : that state, of any kind: taken while another series has its turn, and set when it is this one's again
+    """
+
+    memory: Any
 
     @property
     def name(self) -> str: ...

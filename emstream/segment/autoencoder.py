@@ -130,7 +130,7 @@ class Simplifier(AtOnce):
 
     def __init__(self, net: Autoencoder, name: str, sha256: str, options: SegmentOptions) -> None:
         self.net, self.name, self.sha256, self.options = net.eval(), name, sha256, options
-        self.used = options
+        self.memory = options
 
     def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
         if pixels.ndim != 2 or min(pixels.shape) < 8:
@@ -140,7 +140,7 @@ class Simplifier(AtOnce):
         y0, y1, x0, x1 = valid or (0, image.shape[0], 0, image.shape[1])
         inside = simple[y0:y1, x0:x1]
         level = otsu(np.ascontiguousarray(inside))
-        dark = polarity(inside, level) if self.used.polarity == "auto" else self.used.polarity == "dark"
+        dark = polarity(inside, level) if self.memory.polarity == "auto" else self.memory.polarity == "dark"
         labels = components(cover(above(simple, level, dark), valid))
         labels = drop_small(labels, smallest_area(self.options, pixel_size_nm))
         return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256)
@@ -149,7 +149,7 @@ class Simplifier(AtOnce):
         self(np.zeros(shape, dtype))
 
     def reset(self, polarity: Polarity = "auto") -> None:
-        self.used = with_polarity(self.options, polarity)
+        self.memory = with_polarity(self.options, polarity)
 
 
 @torch.inference_mode()

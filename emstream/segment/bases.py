@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 from emstream.messages import Array, Labelled, PixelSize, Rect
 from emstream.segment import Polarity, Segmenter
@@ -11,6 +12,8 @@ from emstream.segment import Polarity, Segmenter
 
 class AtOnce(ABC):
     """A Segmenter without two parts: nothing is left to be done after the look."""
+
+    memory: Any
 
     @abstractmethod
     def __call__(
@@ -53,3 +56,15 @@ class HandsOn(ABC):
     def reset(self, polarity: Polarity = "auto") -> None:
         self._polarity = polarity
         self._now.reset(polarity)
+
+    @property
+    def memory(self) -> Any:
+        return self._now, self._polarity, self._now.memory
+
+    @memory.setter
+    def memory(self, kept: Any) -> None:
+        whose, self._polarity, memory = kept
+        if whose is self._now:
+            self._now.memory = memory
+        else:  # another one is at work by now
+            self._now.reset(self._polarity)

@@ -52,19 +52,20 @@ class Classical(AtOnce):
     sha256 = ""
 
     def __init__(self, options: SegmentOptions) -> None:
-        self.options = self.used = options
-        self.state = ClassicalState()
+        self.options = options
+        self.reset()
 
     def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
-        labels, self.state = segment(to_host(pixels), self.state, self.used, valid, pixel_size_nm)
+        state, used = self.memory
+        labels, state = segment(to_host(pixels), state, used, valid, pixel_size_nm)
+        self.memory = state, used
         return Labelled(array_namespace(pixels).asarray(labels), self.name, self.sha256)
 
     def warm_up(self, shape: tuple[int, int], dtype: str = "uint16") -> None:
         segment(np.zeros(shape, dtype), ClassicalState(), self.options)
 
     def reset(self, polarity: Polarity = "auto") -> None:
-        self.state = ClassicalState()
-        self.used = with_polarity(self.options, polarity)
+        self.memory = ClassicalState(), with_polarity(self.options, polarity)
 
 
 def with_polarity(options: SegmentOptions, polarity: Polarity) -> SegmentOptions:

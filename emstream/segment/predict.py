@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -35,8 +36,20 @@ SURE = 0.85  # foreground that a particle must reach somewhere
 JUDGED_PX = 256  # longer side at which network and classical method are compared
 
 
+@dataclass(slots=True)
+class Judgement:
+    """How far the classical method agrees with the network on a series, and what it knows of it."""
+
+    options: SegmentOptions
+    frames: int = 0
+    agreement: float = float("nan")
+    rival: ClassicalState = field(default_factory=ClassicalState)
+
+
 class Network:
     """A trained network as a Segmenter; its only state is for the judgement."""
+
+    memory: Judgement
 
     def __init__(self, folder: Path, options: SegmentOptions, device: str = "cpu", threads: int = 0) -> None:
         net, about, self.sha256 = read_model(folder)
@@ -61,8 +74,7 @@ class Network:
         self.reset()
 
     def reset(self, polarity: Polarity = "auto") -> None:
-        self._judging = with_polarity(self.options, polarity)
-        self._frames, self._agreement, self._rival = 0, float("nan"), ClassicalState()
+        self.memory = Judgement(with_polarity(self.options, polarity))
 
     def __call__(self, pixels: Array, *, valid: Rect | None = None, pixel_size_nm: PixelSize | None = None) -> Labelled:
         return self.look(pixels, valid=valid, pixel_size_nm=pixel_size_nm)()
@@ -75,13 +87,13 @@ class Network:
         image = self._working_image(pixels)
         shape = (int(pixels.shape[0]), int(pixels.shape[1]))
         first = self._look(image, valid, shape, size(image))
-        xp = array_namespace(pixels)
+        xp, judgement = array_namespace(pixels), self.memory  # of this series, whichever has its turn later
 
         def particles() -> Labelled:
             looks = self._looks(image, valid, shape, first)
             labels, foreground = self._particles(looks, shape, valid, pixel_size_nm)
-            self._judge(image, foreground, scaled(valid, shape, size(image)))
-            return Labelled(xp.asarray(labels), self.name, self.sha256, self._agreement)
+            judge(judgement, image, foreground, scaled(valid, shape, size(image)))
+            return Labelled(xp.asarray(labels), self.name, self.sha256, judgement.agreement)
 
         return particles
 
@@ -149,19 +161,20 @@ class Network:
             return torch.from_numpy(reduce(to_host(pixels), shape))
         return reduce_on_device(as_torch(pixels).to(self.device), shape)
 
-    def _judge(self, image: Tensor, foreground: np.ndarray, valid: Rect | None) -> None:
-        """Every now and then: how far the classical method agrees, at a small size."""
-        every = self.options.judge_every
-        self._frames += 1
-        if every == 0 or (self._frames - 1) % every:
-            return
-        shape = working_shape(size(image), JUDGED_PX)
-        coarse = scaled(valid, size(image), shape)
-        rival, self._rival = segment_classically(reduce(image.cpu().numpy(), shape), self._rival, self._judging, coarse)
-        if self._rival.frames == 0 and bool((foreground > self.options.threshold).any()):
-            self._agreement = float("nan")  # the classical method sees nothing here, and can judge nothing
-            return
-        self._agreement = soft_iou(cv2.resize(foreground, shape[::-1], interpolation=cv2.INTER_AREA), rival > 0)
+
+def judge(of: Judgement, image: Tensor, foreground: np.ndarray, valid: Rect | None) -> None:
+    """Every now and then: how far the classical method agrees, at a small size."""
+    every, threshold = of.options.judge_every, of.options.threshold
+    of.frames += 1
+    if every == 0 or (of.frames - 1) % every:
+        return
+    shape = working_shape(size(image), JUDGED_PX)
+    coarse = scaled(valid, size(image), shape)
+    rival, of.rival = segment_classically(reduce(image.cpu().numpy(), shape), of.rival, of.options, coarse)
+    if of.rival.frames == 0 and bool((foreground > threshold).any()):
+        of.agreement = float("nan")  # the classical method sees nothing here, and can judge nothing
+        return
+    of.agreement = soft_iou(cv2.resize(foreground, shape[::-1], interpolation=cv2.INTER_AREA), rival > 0)
 
 
 def size(image: Tensor) -> tuple[int, int]:
