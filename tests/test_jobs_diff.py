@@ -76,12 +76,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     particles = {"frame": np.repeat(np.arange(N), 4), "diameter_nm": np.full(4 * N, 6.0)}
     events = {"frame": np.array([3, 5]), "kind": np.array(["nucleation", "dissolution"])}
+    kinetics = {"frame": np.arange(4), "density_per_nm2": np.full(4, 0.5), "mean_radius_nm": np.full(4, 3.0)}
     return run(
         tmp_path_factory.mktemp("a"),
         [scene()] * N,
         np.zeros((N, 2)),
         attrs=settings,
-        tables={"particles": particles, "events": events},
+        tables={"particles": particles, "events": events, "kinetics": kinetics},
     )
 
 
@@ -189,9 +190,10 @@ def test_tables_settings_and_models_are_compared(base: Path, tmp_path: Path) -> 
     }
     particles = {"frame": np.arange(40), "diameter_nm": np.full(40, 7.5)}
     events = {"frame": np.array([3, 5, 6]), "kind": np.array(["nucleation", "nucleation", "split"])}
-    other = run(
-        tmp_path, [scene()] * N, np.zeros((N, 2)), attrs=attrs, tables={"particles": particles, "events": events}
-    )
+    radius = np.array([4.0, np.nan, 3.0, 5.0])  # of a frame without particles nothing is known
+    kinetics = {"frame": np.arange(4), "density_per_nm2": np.full(4, 0.75), "mean_radius_nm": radius}
+    tables = {"particles": particles, "events": events, "kinetics": kinetics}
+    other = run(tmp_path, [scene()] * N, np.zeros((N, 2)), attrs=attrs, tables=tables)
     told = job.diff(base, other)
     assert told["tables"]["particles"] == {"rows": [80, 40], "mean_diameter_nm": [6.0, 7.5]}
     assert told["tables"]["events"] == {
@@ -199,6 +201,11 @@ def test_tables_settings_and_models_are_compared(base: Path, tmp_path: Path) -> 
         "nucleation": [1, 2],
         "dissolution": [1, None],
         "split": [None, 1],
+    }
+    assert told["tables"]["kinetics"] == {
+        "rows": [4, 4],
+        "mean_density_per_nm2": [0.5, 0.75],
+        "mean_radius_nm": [3.0, 4.0],
     }
     assert told["settings"] == [
         {"setting": "align.memory", "first": 200, "second": 50},

@@ -8,8 +8,12 @@ from typing import Any
 
 from emstream.store import Run
 
-TABLES = ("particles", "tracks", "events")
-SIZES = ("diameter_nm", "diameter_px", "area_nm2", "area_px")  # columns whose means are told
+TABLES = ("particles", "tracks", "events", "kinetics")
+# columns whose means are told
+SIZES = (
+    "diameter_nm", "diameter_px", "area_nm2", "area_px", "density_per_nm2", "density_per_px", "mean_radius_nm",
+    "mean_radius_px", "critical_radius_nm", "critical_radius_px", "clustering",
+)  # fmt: skip
 
 
 def tables(a: Run, b: Run, names: tuple[str, str]) -> dict[str, Any]:
@@ -37,12 +41,17 @@ def _table(run: Run, labels: str, table: str) -> dict[str, Any]:
     for batch in stored.to_batches(columns=[*sizes, *kinds]):
         rows += batch.num_rows
         for c in sizes:
-            sums[c] += float(pc.sum(batch[c]).as_py() or 0.0)
-            counts[c] += int(pc.count(batch[c]).as_py())
+            known = batch[c].filter(pc.is_finite(batch[c]))  # a kinetics row of a frame without particles has no radius
+            sums[c] += float(pc.sum(known).as_py() or 0.0)
+            counts[c] += len(known)
         for k in kinds:
             for pair in pc.value_counts(batch[k]).to_pylist():
                 each[str(pair["values"])] = each.get(str(pair["values"]), 0) + pair["counts"]
-    return {"rows": rows, **{f"mean_{c}": sums[c] / counts[c] for c in sizes if counts[c]}, **each}
+    return {
+        "rows": rows,
+        **{f"mean_{c.removeprefix('mean_')}": sums[c] / counts[c] for c in sizes if counts[c]},
+        **each,
+    }
 
 
 def changed(first: Any, second: Any, name: str = "") -> list[dict[str, Any]]:
