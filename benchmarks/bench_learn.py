@@ -71,7 +71,7 @@ def emps(data: Path, work: Path, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for p in learned:
         if not (folder / p.name).exists():
-            (folder / p.name).symlink_to(data / "images" / p.name)
+            (folder / p.name).symlink_to((data / "images" / p.name).resolve())
     if not (work / "procedural" / "model.json").exists():
         procedural(work / "procedural", seed)
     began = time.monotonic()
@@ -188,7 +188,7 @@ def autoencoders(data: Path, work: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for p in pictures[::2]:
         if not (folder / p.name).exists():
-            (folder / p.name).symlink_to(data / "images" / p.name)
+            (folder / p.name).symlink_to((data / "images" / p.name).resolve())
     print(
         "| msa, 10 frames not learned from | IoU | Dice | AP50 | dead channels | corr(in, out) |\n|---|---|---|---|---|---|"
     )
