@@ -27,6 +27,7 @@ from emstream.learn.preview import write_previews
 from emstream.learn.ranks import Ranks
 from emstream.learn.supply import Frames, Mixed
 from emstream.learn.synthetic import Look
+from emstream.learn.teacher import Lesson
 from emstream.segment import SegmentOptions
 from emstream.segment import load as load_model
 from emstream.segment.autoencoder import Autoencoder
@@ -72,7 +73,7 @@ def train_candidate(
     out.mkdir(parents=True, exist_ok=True)
     material = load(Path(crops))
     lessons = [again(p) for p in judged[:: max(1, len(judged) // MOST)][:MOST]]
-    pictures = [Picture(x.name, x.image, x.labels) for x in lessons]
+    pictures = [inside(x) for x in lessons]
     judged_by_labels = any(x.method != "none" for x in lessons)
     net, rate = starting(options, candidate, start)
     provenance = {
@@ -121,6 +122,12 @@ def train_candidate(
     if judged_by_labels:
         write_previews(out, segmenter(out, options), pictures, numbers)
     return {"folder": folder, "validation": numbers, "provenance": provenance}
+
+
+def inside(lesson: Lesson) -> Picture:
+    """What of a lesson its frame covers: drift's black borders are no film."""
+    y0, y1, x0, x1 = lesson.valid
+    return Picture(lesson.name, lesson.image[y0:y1, x0:x1], lesson.labels[y0:y1, x0:x1])
 
 
 @torch.inference_mode()

@@ -109,10 +109,13 @@ def from_run(path: Path, labels: str, most: int) -> Iterator[Picture]:
         raise SourceMissing(
             f"the run {run.name} has no labels {labels!r}", "--labels NAME, or the truth of a simulation"
         )
+    shifts = run.column("shift")
     for i in wanted:
         if made[i]:
             found = np.asarray(run.labels_of(labels or "particles")[i])
-            yield Picture(f"{path.name} {i}", run.frame(i).astype(np.float32), numbered(found))
+            valid = align.covered(run.shape, (float(shifts[i, 0]), float(shifts[i, 1])))
+            y0, y1, x0, x1 = valid
+            yield Picture(f"{path.name} {i}", _inside(run, i, valid), numbered(found[y0:y1, x0:x1]))
 
 
 def _inside(run: Run, i: int, valid: tuple[int, int, int, int]) -> np.ndarray:

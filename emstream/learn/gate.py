@@ -26,6 +26,7 @@ from emstream.learn.lessons import sides
 from emstream.learn.material import Material, opened, others
 from emstream.learn.teacher import SIDES, lesson
 from emstream.messages import Rect
+from emstream.segment.instances import cover
 from emstream.segment.model import read_model
 from emstream.segment.scale import reduce
 
@@ -35,6 +36,7 @@ SLACK = 0.02  # by so much, or by what the mean gains, a single check may be wor
 TIE = 0.002  # a mean that is better by less is no reason to change a model
 WEAK, STRONG = 0.12, 0.6  # contrast of what is inserted
 INSERTED = 12  # particles, at most
+LEAST_PX = 16  # a side of what a frame covers, to look at it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +47,7 @@ class Trial:
     valid: Rect
     taught: np.ndarray | None  # (y, x) bool, what its neighbours show; None when it has none
     after: np.ndarray | None  # (y, x) the next frame …
+    covered: Rect  # … what of it the camera saw …
     by: tuple[float, float]  # … and by how much it must be moved to lie on this one
     altered: np.ndarray  # (y, x) the frame with particles drawn into it
     discs: np.ndarray  # (n, 3) y, x, radius of these
@@ -58,10 +61,10 @@ def trial(material: Material, frame: int, labels: Labels, incumbent: str, reach:
         shape = (int(image.shape[0]), int(image.shape[1]))
         valid = material.valid(frame, shape)
         shown = others(material, read, frame, reach)
-        after, by = _next(material, read, frame)
+        after, covered, by = _next(material, read, frame)
     net = read_model(Path(incumbent))[0]
     seen = image.astype(np.float32) if shown is None else np.nan_to_num(reduce(shown, shape))
-    made = lesson("", reduce(image, shape), seen, net, valid, SIDES if shown is None else sides(net, seen))
+    made = lesson("", reduce(image, shape), seen, net, valid, SIDES if shown is None else sides(net, seen, valid))
     rng = np.random.default_rng((seed, frame))
     altered, discs = inserted(rng, image, made.labels, valid)
     return Trial(
@@ -69,6 +72,7 @@ def trial(material: Material, frame: int, labels: Labels, incumbent: str, reach:
         valid,
         None if shown is None else made.labels > 0,
         after,
+        covered,
         by,
         altered,
         discs,
@@ -78,15 +82,17 @@ def trial(material: Material, frame: int, labels: Labels, incumbent: str, reach:
 
 def _next(
     material: Material, read: Callable[[int], np.ndarray], frame: int
-) -> tuple[np.ndarray | None, tuple[float, float]]:
+) -> tuple[np.ndarray | None, Rect, tuple[float, float]]:
+    nobody: Rect = (0, 0, 0, 0)
     later = [i for i in material.frames if i > frame]
     if material.at is None or not later or later[0] > frame + 3:
-        return None, (0.0, 0.0)
+        return None, nobody, (0.0, 0.0)
     j = later[0]
     if material.anchor is not None and material.anchor[j] != material.anchor[frame]:
-        return None, (0.0, 0.0)
+        return None, nobody, (0.0, 0.0)
     dy, dx = material.at[j] - material.at[frame]
-    return read(j), (float(dy), float(dx))
+    after = read(j)
+    return after, material.valid(j, (int(after.shape[0]), int(after.shape[1]))), (float(dy), float(dx))
 
 
 def inserted(
@@ -156,7 +162,7 @@ def examine(segment: Segment, trials: Sequence[Trial]) -> dict[str, float]:
     for t in trials:
         mask = _mask(segment, t.image, t.valid)
         if t.after is not None:
-            seen.setdefault("consistency", []).append(_consistent(mask, _mask(segment, t.after, None), t))
+            seen.setdefault("consistency", []).append(_consistent(mask, _mask(segment, t.after, t.covered), t))
         if t.taught is not None:
             y0, y1, x0, x1 = t.valid
             seen.setdefault("agreement", []).append(overlap(mask[y0:y1, x0:x1], t.taught[y0:y1, x0:x1])[0])
@@ -170,12 +176,12 @@ def examine(segment: Segment, trials: Sequence[Trial]) -> dict[str, float]:
     return {**means, "score": round(float(np.mean(free)), 4) if free else float("nan"), "frames": len(trials)}
 
 
-def _mask(segment: Segment, image: np.ndarray, valid: Rect | None) -> np.ndarray:
-    mask = np.asarray(segment(image)) > 0
-    if valid is not None:
-        outside = np.ones(mask.shape, bool)
-        outside[valid[0] : valid[1], valid[2] : valid[3]] = False
-        mask[outside] = False
+def _mask(segment: Segment, image: np.ndarray, valid: Rect) -> np.ndarray:
+    """(y, x) bool; only what the frame covers is shown: drift's black borders are no film."""
+    y0, y1, x0, x1 = valid
+    mask = np.zeros(image.shape, bool)
+    if min(y1 - y0, x1 - x0) >= LEAST_PX:
+        mask[y0:y1, x0:x1] = np.asarray(segment(np.ascontiguousarray(image[y0:y1, x0:x1]))) > 0
     return mask
 
 
@@ -183,7 +189,8 @@ def _consistent(mask: np.ndarray, after: np.ndarray, t: Trial) -> float:
     matrix = np.array([[1, 0, t.by[1]], [0, 1, t.by[0]]], np.float64)
     size = (mask.shape[1], mask.shape[0])
     moved = cv2.warpAffine(after.view(np.uint8), matrix, size, flags=cv2.INTER_NEAREST).view(bool)
-    both = cv2.warpAffine(np.ones(mask.shape, np.uint8), matrix, size, flags=cv2.INTER_NEAREST).view(bool)
+    there = cover(np.ones(mask.shape, bool), t.covered).view(np.uint8)
+    both = cv2.warpAffine(there, matrix, size, flags=cv2.INTER_NEAREST).view(bool)
     y0, y1, x0, x1 = t.valid
     inside = np.zeros(mask.shape, bool)
     inside[y0:y1, x0:x1] = both[y0:y1, x0:x1]

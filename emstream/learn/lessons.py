@@ -76,15 +76,17 @@ def make(
     else:
         net = _teacher(teacher)
         seen = image if shown is None else reduce(shown, small)
-        made = lesson(name, image, seen, net, valid, SIDES if shown is None else sides(net, seen))
+        made = lesson(name, image, seen, net, valid, SIDES if shown is None else sides(net, seen, valid))
     if added is not None:
         made = replace(made, added=_counts(added, small))
     keep(path, made)
     return Record(source, frame, name, str(path), made.agreement, made.method, sealed)
 
 
-def sides(net: UNet, image: np.ndarray) -> Sequence[int]:
+def sides(net: UNet, image: np.ndarray, valid: Rect | None) -> Sequence[int]:
     """At which sizes the network is asked: fine ones for small particles, coarse ones for large."""
+    y0, y1, x0, x1 = valid or (0, image.shape[0], 0, image.shape[1])
+    image = image[y0:y1, x0:x1]
     foreground = believe(net, image, (384,))[0]
     ratio = 384 / max(image.shape)
     return SIDES if ratio * typical(components_of(foreground > 0.5).area) > LARGE else FINE
