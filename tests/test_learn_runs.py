@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import emstream
 from emstream import align, simulate
 from emstream.learn import LearnOptions, gate, lessons
 from emstream.learn.candidate import inside, segmenter
 from emstream.learn.compare import evaluate
-from emstream.learn.evaluate import score
+from emstream.learn.evaluate import overlap, score
 from emstream.learn.labels import Labels
 from emstream.learn.material import Material, survey
 from emstream.learn.recipes import model_folder
@@ -80,3 +82,10 @@ def test_models_are_evaluated_on_what_the_camera_saw(run: Path) -> None:
     (row,) = evaluate(["default"], [run], SegmentOptions(), threads=1)
     assert row["pictures"] == FRAMES
     assert row["dice"] > 0.97  # the labels are its own; it sees the same pixels, cut out
+
+
+def test_a_stored_frame_is_segmented_by_hand_as_the_daemon_did(run: Path) -> None:
+    stored = emstream.open_run(run)
+    for i in (0, *FAR):
+        found = emstream.segment(np.asarray(stored.frames[i]))
+        assert overlap(found, np.asarray(stored.labels[i]))[1] > 0.97

@@ -130,12 +130,25 @@ class _Door(ModuleType):
     def __call__(self, image: Array, model: str = "default", pixel_size_nm: PixelSize | None = None) -> Array:
         """Particles of one image: (y, x) -> (y, x) int32 labels, 0 = background.
 
+        image  : a camera's frame, or one of a run: rows and columns of nothing but 0 at its borders, which drift left
+                 there, are no film
         model  : default | classical | folder of a trained model
         raises : BadImage, ModelBroken
         """
         segmenter = _loaded(model)
         segmenter.reset()  # every call is a new series
-        return segmenter(image, pixel_size_nm=pixel_size_nm).labels
+        return segmenter(image, valid=_covered(image), pixel_size_nm=pixel_size_nm).labels
+
+
+def _covered(image: Array) -> Rect | None:
+    """The rectangle that holds all that is not 0; None = the whole image, also where that is next to nothing."""
+    if image.ndim != 2:
+        return None
+    y, x = ((image != 0).any(axis=a).nonzero()[0] for a in (1, 0))
+    if not len(y) or min(int(y[-1] - y[0]), int(x[-1] - x[0])) < 16:
+        return None
+    rect = (int(y[0]), int(y[-1]) + 1, int(x[0]), int(x[-1]) + 1)
+    return None if rect == (0, image.shape[0], 0, image.shape[1]) else rect
 
 
 sys.modules[__name__].__class__ = _Door
