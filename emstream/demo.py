@@ -76,10 +76,11 @@ def simulate(dest: Path, asked: Simulation, truth: Path | None = None) -> dict[s
     truth   : DEST/../truth.zarr when None; never inside DEST
     returns : {"frames", "folder", "truth", "seconds"}
     """
-    from emstream.source.play import play, write_truth
+    from emstream.source.play import check_truth, play, write_truth
 
     made = movie(asked)
     where = truth or dest.resolve().parent / "truth.zarr"
+    check_truth(where)
     began = time.monotonic()
     with signals(threading.Event().set):
         written = sum(1 for _ in play(made, dest, fmt=asked.fmt, fps=asked.fps))

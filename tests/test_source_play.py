@@ -126,3 +126,18 @@ def test_the_truth_of_a_movie_is_kept_beside_it(tmp_path: Path) -> None:
         assert len(column) == len(movie.tracks)
         if movie.tracks[name].dtype.kind != "U":
             assert np.array_equal(column, movie.tracks[name])
+
+
+def test_the_truth_replaces_an_older_truth_and_nothing_else(tmp_path: Path) -> None:
+    movie = simulate.movie(2, (32, 32), particles=2, diameter=(6, 8), seed=1)
+    write_truth(movie, tmp_path / "truth.zarr")
+    write_truth(movie, tmp_path / "truth.zarr")
+    zarr.open_group(tmp_path / "run.zarr", mode="w").create_array("0", data=np.ones(3))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("run.zarr", "notes", "file"):
+        with pytest.raises(BadSettings, match=f"{name} is there, is no simulation's truth"):
+            write_truth(movie, tmp_path / name)
+    assert (tmp_path / "notes" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert zarr.open_group(tmp_path / "run.zarr")["0"][:].sum() == 3  # type: ignore[index]

@@ -15,6 +15,7 @@ from emstream.jobs.cluster import client, leaving
 from emstream.jobs.ranks import together
 from emstream.learn import LearnOptions
 from emstream.learn import train as learn
+from emstream.learn.place import check_out
 
 log = logging.getLogger("emstream.jobs")
 TOPIC = "emstream-train"
@@ -37,12 +38,13 @@ def train(
     recipe  : student | supervised | autoencoder, or two of them (a,b) side by side; auto = student without labels, supervised with them
     workers : processes (local) or jobs (slurm); 0 = as many as fit
     returns : the validation numbers of model.json
-    raises  : SourceMissing, BadSettings, JobFailed (refused by the gate, or a worker was lost)
+    raises  : SourceMissing, BadSettings (also where `out` is anything but a model or new), JobFailed (refused by the gate, or a worker was lost)
     """
     options = chosen(settings.learn, recipe, labels)
     for path in inputs:
         if not path.exists():
             raise SourceMissing(f"nothing at {path}", "a run, a movie, or a folder of pictures")
+    check_out(out.resolve())
     paths = [p.resolve() for p in inputs]
     where = str(Path(labels).resolve()) if Path(labels).exists() else labels
     stop = out.resolve().with_name(out.name + ".stop")

@@ -64,7 +64,8 @@ def train(
     """Train a model and write its folder: weights.safetensors, model.json, the curve, pictures of the best and the worst.
 
     inputs    : runs, movies, folders of pictures
-    out       : folder of the model; it appears whole, at the end. A training that was cut off goes on in OUT.part
+    out       : folder of the model; it appears whole, at the end, and replaces nothing but a model. A training that was cut
+                off goes on in OUT.part
     labels    : none; a folder of label pictures with the same names; a COCO file; a stack; the name of a run's labels
     progress  : called once an epoch with candidate, step, loss, seconds and, when there are new ones, validation numbers
     incumbent : the model that a student must beat: default, classical, or a model folder

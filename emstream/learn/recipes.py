@@ -5,13 +5,9 @@ Everything is written into OUT.part; OUT appears whole, at the end. A training t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from emstream.errors import BadSettings, JobFailed
 from emstream.learn import LearnOptions, Progress, Spread, gate, prepare
 from emstream.learn.candidate import Candidate, segmenter, train_candidate
 from emstream.learn.lessons import Record
+from emstream.learn.place import deliver, refused, workplace
 from emstream.learn.prepare import Inputs, here
 from emstream.learn.sheet import contact_sheet
 from emstream.segment import SHIPPED
@@ -86,8 +83,8 @@ def publish(
         "candidates": [{"name": c.name, **f["validation"], "checks": m} for c, f, m in zip(wanted, found, marks)],
         "provenance": {**found[k]["provenance"], "labels": labels, "inputs": seen.about()},
     }
-    goes = out if allowed else out.with_name(out.name + ".refused")
-    assemble(Path(folders[k]), work, goes, tell)
+    goes = out if allowed else refused(out)
+    deliver(Path(folders[k]), work, goes, tell)
     if not allowed:
         raise JobFailed(f"the student was refused: {why}", f"the old model stays; the student lies in {goes}")
     shutil.rmtree(work)
@@ -103,37 +100,6 @@ def _trials(seen: Inputs, incumbent: str, options: LearnOptions) -> list[tuple[A
     pool = [(m, i) for m, shut in zip(seen.materials, seen.sealed, strict=True) for i in sorted(shut)]
     step = max(1, len(pool) // TRIALS)
     return [(m, i, seen.labels, incumbent, options.neighbours, options.seed) for m, i in pool[::step][:TRIALS]]
-
-
-def assemble(candidate: Path, work: Path, out: Path, about: Mapping[str, Any]) -> None:
-    """The model's folder, whole or not at all: built beside its place, then moved there; what was there is replaced."""
-    new = out.with_name(out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(candidate, new)
-    told = json.loads((new / "model.json").read_text(encoding="utf8"))
-    (new / "model.json").write_text(json.dumps({**told, **about}, indent=1, default=str) + "\n", encoding="utf8")
-    for picture in ("sheet.png",):
-        if (work / picture).exists():
-            shutil.copy(work / picture, new / picture)
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(new, out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def workplace(out: Path, options: LearnOptions, inputs: Sequence[Path], labels: str) -> Path:
-    """OUT.part; what an earlier training of the same inputs and settings left there is gone on with, else thrown away."""
-    work = out.with_name(out.name + ".part")
-    same = {k: v for k, v in asdict(options).items() if k not in ("epochs", "minutes", "threads")}
-    text = json.dumps([same, [str(p) for p in inputs], labels], sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    if work.exists() and (not (work / "key").is_file() or (work / "key").read_text() != key):
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "key").write_text(key)
-    return work
 
 
 def candidates(options: LearnOptions) -> list[Candidate]:

@@ -243,6 +243,21 @@ def _png(pixels: np.ndarray, size: PixelSize | None) -> bytes:
     return bytes(imagecodecs.png_encode(pixels))
 
 
+def check_truth(path: Path) -> None:
+    """Whether the truth may be written there: nothing else than an older truth is ever replaced. raises : BadSettings"""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    import zarr
+
+    try:
+        known = zarr.open_group(path, mode="r")
+        older = {"dose", "seed"} <= set(known.attrs) and "drift" in known
+    except (OSError, ValueError, KeyError, TypeError):
+        older = False
+    if not older:
+        raise BadSettings(f"{path} is there, is no simulation's truth, and would be replaced", "--truth another name")
+
+
 def write_truth(movie: Movie, path: Path) -> None:
     """What is true of the movie: a Zarr group with drift, shift, labels, tracks and events.
 
@@ -250,6 +265,7 @@ def write_truth(movie: Movie, path: Path) -> None:
     """
     import zarr
 
+    check_truth(path)
     group = zarr.open_group(path, mode="w")
     group.attrs.update(
         {"dose": movie.dose, "pixel_size_nm": list(movie.pixel_size_nm or ()), "seed": movie.seed, "frames": len(movie)}
