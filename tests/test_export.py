@@ -155,6 +155,24 @@ def test_the_report_stands_alone(run: Run, tmp_path: Path) -> None:
     assert text.count('<img src="data:image/png;base64,') == 5  # four frames, and the outlines
 
 
+def test_nothing_is_written_among_the_cameras_files(tmp_path: Path) -> None:
+    run, camera = make_run(tmp_path, frames=2), tmp_path / "camera"
+    camera.mkdir()
+    (camera / "movie.tif").write_bytes(b"the only copy")
+    for source, out in (
+        (camera, camera / "movie.tif"),
+        (camera, camera / "new" / "x.csv"),
+        (camera / "movie.tif",) * 2,
+    ):
+        group = json.loads((run.path / "zarr.json").read_text())
+        group["attributes"]["emstream"]["source"] = str(source)
+        (run.path / "zarr.json").write_text(json.dumps(group))
+        with pytest.raises(BadSettings, match="among the camera's files"):
+            export(run.path, out)
+    assert (camera / "movie.tif").read_bytes() == b"the only copy"
+    assert export(run.path, tmp_path / "x.csv").is_file()
+
+
 def test_an_unknown_suffix_and_a_path_that_is_no_run_are_named(run: Run, tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match=r"\.xyz"):
         export(run.path, tmp_path / "a.xyz")

@@ -29,7 +29,7 @@ def export(run_path: str | Path, out_path: str | Path, **options: Any) -> Path:
     options : fps (movies): frames a second; canvas (tif): common or expand, see `stack.tif`; table (csv, parquet):
               particles, tracks, events or kinetics
     returns : the file that was written
-    raises  : NotARun, BadSettings (unknown suffix), EmstreamError (the run has no frame, or the place cannot be written)
+    raises  : NotARun, BadSettings (unknown suffix; a place in the camera's folder), EmstreamError (the run has no frame, or the place cannot be written)
     """
     from emstream.store.run import Run
 
@@ -42,6 +42,11 @@ def export(run_path: str | Path, out_path: str | Path, **options: Any) -> Path:
     run = Run(run_path)
     if run.n == 0:
         raise EmstreamError(f"{run_path} holds no frame yet")
+    source = Path(str(run.attrs.get("source") or "/nowhere"))
+    if out.resolve() == source or (source.is_dir() and out.resolve().is_relative_to(source)):
+        raise BadSettings(
+            f"{out} would lie among the camera's files, or replace one", "they are only read; another place"
+        )
     room, function = KINDS[out.suffix.lower()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
