@@ -155,7 +155,7 @@ def test_the_report_stands_alone(run: Run, tmp_path: Path) -> None:
     assert text.count('<img src="data:image/png;base64,') == 5  # four frames, and the outlines
 
 
-def test_nothing_is_written_among_the_cameras_files(tmp_path: Path) -> None:
+def test_nothing_is_written_among_the_cameras_files_or_into_the_run(tmp_path: Path) -> None:
     run, camera = make_run(tmp_path, frames=2), tmp_path / "camera"
     camera.mkdir()
     (camera / "movie.tif").write_bytes(b"the only copy")
@@ -170,6 +170,8 @@ def test_nothing_is_written_among_the_cameras_files(tmp_path: Path) -> None:
         with pytest.raises(BadSettings, match="among the camera's files"):
             export(run.path, out)
     assert (camera / "movie.tif").read_bytes() == b"the only copy"
+    with pytest.raises(BadSettings, match="in the run itself"):
+        export(run.path, run.path / "tables" / "x.csv")
     assert export(run.path, tmp_path / "x.csv").is_file()
 
 

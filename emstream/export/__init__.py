@@ -47,6 +47,8 @@ def export(run_path: str | Path, out_path: str | Path, **options: Any) -> Path:
         raise BadSettings(
             f"{out} would lie among the camera's files, or replace one", "they are only read; another place"
         )
+    if out.resolve().is_relative_to(run.path.resolve()):
+        raise BadSettings(f"{out} would lie in the run itself", "another place")
     room, function = KINDS[out.suffix.lower()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
