@@ -22,7 +22,8 @@ FULL = 0.25  # of the covered pixels: where particles are more, their surroundin
 TRIED = 12  # particles, those first that differ most from what is around
 STEP = 2**0.25  # ratio of sizes that are looked at with one blur
 FEWEST = 64  # pixels of film that tell its deviation
-THIN = 3  # px between those that film and noise are measured on
+THIN = 5  # px between those that film and noise are measured on
+EVIDENT = 40.0  # deviations of white noise alone: no hill of a film is so clear, and there is no need to look closer
 CLEAR = 1.0  # pixel noise, of a particle's contrast: in clearer frames the network sees what is film
 
 
@@ -33,7 +34,7 @@ def stands_out(labels: Listed, image: np.ndarray, valid: Rect | None = None) -> 
     valid : the covered pixels
     """
     covered = cover(np.ones(labels.shape, bool), valid)
-    if not len(labels) or len(labels.at) > FULL * covered.sum():
+    if not len(labels) or len(labels.at) > FULL * np.count_nonzero(covered):
         return True
     inside = np.zeros(labels.shape, np.uint8)
     inside.ravel()[labels.at] = 1
@@ -47,7 +48,7 @@ def stands_out(labels: Listed, image: np.ndarray, valid: Rect | None = None) -> 
     noise = robust((next_to - some[:, : next_to.shape[1]])[across])[1] / 2**0.5
     evidence = contrast * np.sqrt(labels.area)
     evidence[0] = -1
-    if noise < CLEAR * contrast[np.argmax(evidence)]:
+    if noise < CLEAR * contrast[np.argmax(evidence)] or evidence.max() > EVIDENT * noise:
         return True
     seen: dict[float, np.ndarray] = {}
     for k in np.argsort(-evidence, kind="stable")[: min(TRIED, len(labels))].tolist():
