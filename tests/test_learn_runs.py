@@ -10,8 +10,9 @@ import pytest
 import emstream
 from emstream import align, simulate
 from emstream.learn import LearnOptions, gate, lessons
-from emstream.learn.candidate import inside, segmenter
+from emstream.learn.candidate import segmenter
 from emstream.learn.compare import evaluate
+from emstream.learn.data import within
 from emstream.learn.evaluate import overlap, score
 from emstream.learn.labels import Labels
 from emstream.learn.material import Material, survey
@@ -70,7 +71,8 @@ def test_validation_looks_at_what_the_camera_saw(material: Material, scene: simu
     judged = []
     for i in FAR:
         record = lessons.make(material, 0, i, True, None, model_folder("default"), str(tmp_path), options)
-        judged.append(inside(lessons.again(record.path)))
+        made = lessons.again(record.path)
+        judged.append(within(made.valid, made.name, made.image, made.labels))
         truth, valid = align.move(scene.labels(i), (float(scene.shift[i, 0]), float(scene.shift[i, 1])))
         y0, y1, x0, x1 = valid
         assert judged[-1].image.shape == (y1 - y0, x1 - x0)

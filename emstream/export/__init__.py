@@ -29,7 +29,8 @@ def export(run_path: str | Path, out_path: str | Path, **options: Any) -> Path:
     options : fps (movies): frames a second; canvas (tif): common or expand, see `stack.tif`; table (csv, parquet):
               particles, tracks, events or kinetics
     returns : the file that was written
-    raises  : NotARun, BadSettings (unknown suffix; a place in the camera's folder), EmstreamError (the run has no frame, or the place cannot be written)
+    raises  : NotARun, BadSettings (unknown suffix; a place in the camera's folder or in the run), EmstreamError (the run
+              has no frame, or the place cannot be written)
     """
     from emstream.store.run import Run
 

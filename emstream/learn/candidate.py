@@ -18,7 +18,7 @@ from emstream import __version__
 from emstream.arrays import pick_device
 from emstream.learn import LearnOptions, Progress
 from emstream.learn.crops import CropSet
-from emstream.learn.data import Crops, Picture
+from emstream.learn.data import Crops, within
 from emstream.learn.evaluate import score
 from emstream.learn.fit import Loss, fit
 from emstream.learn.lessons import again
@@ -27,7 +27,6 @@ from emstream.learn.preview import write_previews
 from emstream.learn.ranks import Ranks
 from emstream.learn.supply import Frames, Mixed
 from emstream.learn.synthetic import Look
-from emstream.learn.teacher import Lesson
 from emstream.segment import SegmentOptions
 from emstream.segment import load as load_model
 from emstream.segment.autoencoder import Autoencoder
@@ -73,7 +72,7 @@ def train_candidate(
     out.mkdir(parents=True, exist_ok=True)
     material = load(Path(crops))
     lessons = [again(p) for p in judged[:: max(1, len(judged) // MOST)][:MOST]]
-    pictures = [inside(x) for x in lessons]
+    pictures = [within(x.valid, x.name, x.image, x.labels) for x in lessons]
     judged_by_labels = any(x.method != "none" for x in lessons)
     net, rate = starting(options, candidate, start)
     provenance = {
@@ -122,12 +121,6 @@ def train_candidate(
     if judged_by_labels:
         write_previews(out, segmenter(out, options), pictures, numbers)
     return {"folder": folder, "validation": numbers, "provenance": provenance}
-
-
-def inside(lesson: Lesson) -> Picture:
-    """What of a lesson its frame covers: drift's black borders are no film."""
-    y0, y1, x0, x1 = lesson.valid
-    return Picture(lesson.name, lesson.image[y0:y1, x0:x1], lesson.labels[y0:y1, x0:x1])
 
 
 @torch.inference_mode()

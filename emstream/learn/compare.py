@@ -12,8 +12,9 @@ import numpy as np
 
 from emstream import align
 from emstream.errors import BadSettings, SourceMissing
-from emstream.learn.data import Picture, read_pictures, split
+from emstream.learn.data import Picture, read_pictures, split, within
 from emstream.learn.evaluate import score
+from emstream.messages import Rect
 from emstream.segment import Segmenter, SegmentOptions, load
 from emstream.segment.registry import Model, Registry
 from emstream.source.formats import open_movie
@@ -101,8 +102,7 @@ def from_run(path: Path, labels: str, most: int) -> Iterator[Picture]:
         for i in wanted:
             if i < len(truth):
                 moved, valid = align.move(np.asarray(truth[i]), align.whole((shifts[i, 0], shifts[i, 1])))
-                y0, y1, x0, x1 = valid
-                yield Picture(f"{path.name} {i}", _inside(run, i, valid), numbered(moved[y0:y1, x0:x1]))
+                yield _frame(run, i, moved, valid)
         return
     made = run.column("status") & 2 > 0 if labels in ("", "particles") else np.ones(run.n, bool)
     if not (path / Path(LABELS).parent / (labels or "particles") / "0" / "zarr.json").is_file():
@@ -114,13 +114,12 @@ def from_run(path: Path, labels: str, most: int) -> Iterator[Picture]:
         if made[i]:
             found = np.asarray(run.labels_of(labels or "particles")[i])
             valid = align.covered(run.shape, (float(shifts[i, 0]), float(shifts[i, 1])))
-            y0, y1, x0, x1 = valid
-            yield Picture(f"{path.name} {i}", _inside(run, i, valid), numbered(found[y0:y1, x0:x1]))
+            yield _frame(run, i, found, valid)
 
 
-def _inside(run: Run, i: int, valid: tuple[int, int, int, int]) -> np.ndarray:
-    y0, y1, x0, x1 = valid
-    return run.frame(i)[y0:y1, x0:x1].astype(np.float32)
+def _frame(run: Run, i: int, labels: np.ndarray, valid: Rect) -> Picture:
+    seen = within(valid, f"{run.path.name} {i}", run.frame(i).astype(np.float32), labels)
+    return replace(seen, labels=numbered(seen.labels))
 
 
 def numbered(labels: np.ndarray) -> np.ndarray:

@@ -51,10 +51,9 @@ def crops_of(lesson: Lesson, n: int, options: LearnOptions, seed: Sequence[int])
     on = np.argwhere((lesson.labels > 0) & (lesson.weight > 0.5))
     rect = lesson.valid
     for k in range(n):
-        alone = lesson.added is None or rng.random() < ALONE
-        image = lesson.image if alone or lesson.added is None else lesson.added
-        rows[k]["added"] = not alone
-        exposed = exposure(rng, image, rect, options.invert, rows[k : k + 1])
+        added = None if lesson.added is None or rng.random() < ALONE else lesson.added
+        rows[k]["added"] = added is not None
+        exposed = exposure(rng, lesson.image if added is None else added, rect, options.invert, rows[k : k + 1])
         aim = on[rng.integers(len(on))] if len(on) and rng.random() < 0.5 else None
         matrix = placed(rng, rect, side, sizes(rng, options, lesson.image.shape), aim, rows[k : k + 1])
         images[k] = _warp(exposed, matrix, side, cv2.INTER_LINEAR)

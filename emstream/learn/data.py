@@ -18,6 +18,7 @@ from emstream.errors import BadSettings, SourceMissing, UnreadableFile
 from emstream.learn import LearnOptions
 from emstream.learn import synthetic as drawn
 from emstream.learn.targets import targets
+from emstream.messages import Rect
 from emstream.segment.normalise import normalise
 from emstream.simulate.detector import poisson
 
@@ -72,6 +73,12 @@ def _labels_of(path: Path, folder: Path | None) -> np.ndarray:
     if set(np.unique(labels)) <= {0, 255}:
         return cv2.connectedComponents((labels > 0).view(np.uint8), connectivity=8)[1]
     return labels.astype(np.int32)
+
+
+def within(valid: Rect, name: str, image: np.ndarray, labels: np.ndarray) -> Picture:
+    """What a frame covers, as a picture: drift's black borders are no film. valid : y0, y1, x0, x1"""
+    y0, y1, x0, x1 = valid
+    return Picture(name, image[y0:y1, x0:x1], labels[y0:y1, x0:x1])
 
 
 def split(pictures: Sequence[Picture], share: float) -> tuple[list[Picture], list[Picture]]:

@@ -191,9 +191,7 @@ def _consistent(mask: np.ndarray, after: np.ndarray, t: Trial) -> float:
     moved = cv2.warpAffine(after.view(np.uint8), matrix, size, flags=cv2.INTER_NEAREST).view(bool)
     there = cover(np.ones(mask.shape, bool), t.covered).view(np.uint8)
     both = cv2.warpAffine(there, matrix, size, flags=cv2.INTER_NEAREST).view(bool)
-    y0, y1, x0, x1 = t.valid
-    inside = np.zeros(mask.shape, bool)
-    inside[y0:y1, x0:x1] = both[y0:y1, x0:x1]
+    inside = cover(both, t.valid)
     either = (mask | moved) if t.taught is None else (mask | moved | t.taught)
     either &= inside
     return float((mask & moved & inside).sum() / either.sum()) if either.any() else 1.0

@@ -14,6 +14,7 @@ from typing import Any
 from emstream.errors import BadSettings
 from emstream.learn import LearnOptions
 
+SHEET = "sheet.png"  # of the crops, in OUT.part
 KEY = "key"  # in OUT.part: which training it is of
 NOT_DELIVERED = "checkpoint.safetensors"  # eight times the weights, and of no use to anybody once they are made
 
@@ -76,9 +77,8 @@ def deliver(candidate: Path, work: Path, out: Path, about: Mapping[str, Any]) ->
     shutil.copytree(candidate, new, ignore=shutil.ignore_patterns(NOT_DELIVERED))
     told = json.loads((new / "model.json").read_text(encoding="utf8"))
     (new / "model.json").write_text(json.dumps({**told, **about}, indent=1, default=str) + "\n", encoding="utf8")
-    for picture in ("sheet.png",):
-        if (work / picture).exists():
-            shutil.copy(work / picture, new / picture)
+    if (work / SHEET).exists():
+        shutil.copy(work / SHEET, new / SHEET)
     _check(out, "a model", _is_model)
     if out.exists():
         os.replace(out, old)

@@ -15,7 +15,7 @@ from emstream.errors import BadSettings, JobFailed
 from emstream.learn import LearnOptions, Progress, Spread, gate, prepare
 from emstream.learn.candidate import Candidate, segmenter, train_candidate
 from emstream.learn.lessons import Record
-from emstream.learn.place import deliver, refused, workplace
+from emstream.learn.place import SHEET, deliver, refused, workplace
 from emstream.learn.prepare import Inputs, here
 from emstream.learn.sheet import contact_sheet
 from emstream.segment import SHIPPED
@@ -49,7 +49,7 @@ def run(
     for turn in range(options.rounds if "student" in options.recipes else 1):
         records = prepare.teach(seen, teacher, work / f"lessons-{turn}", options, spread)
         path, kept = prepare.cut(seen, records, work / f"crops-{turn}.zarr", options, spread)
-        contact_sheet(path, work / "sheet.png")
+        contact_sheet(path, work / SHEET)
         log.info("data set", extra={"round": turn + 1, "lessons": len(kept), "crops": len(kept) * options.crops})
         judged = [r.path for r in records if r.sealed]
         tasks = [

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from emstream.messages import Rect
-from emstream.segment.faint import banded, octave, robust
+from emstream.segment.faint import banded, octave, pixel_noise, robust
 from emstream.segment.instances import cover
 from emstream.segment.listed import Listed
 
@@ -43,9 +43,7 @@ def stands_out(labels: Listed, image: np.ndarray, valid: Rect | None = None) -> 
     if film.sum() < FEWEST:
         return True
     contrast = np.abs(labels.mean(image) - np.median(some[film]))
-    next_to = image[::THIN, 1::THIN]
-    across = film[:, : next_to.shape[1]]
-    noise = robust((next_to - some[:, : next_to.shape[1]])[across])[1] / 2**0.5
+    noise = pixel_noise(image, THIN, film)
     evidence = contrast * np.sqrt(labels.area)
     evidence[0] = -1
     if noise < CLEAR * contrast[np.argmax(evidence)] or evidence.max() > EVIDENT * noise:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from emstream.messages import Rect
-from emstream.segment.faint import edge_share, robust
+from emstream.segment.faint import edge_share, pixel_noise, robust
 from emstream.segment.instances import cover
 from emstream.segment.listed import Listed
 
@@ -57,9 +57,11 @@ def add_small(
         return labels, foreground
     film = float(np.median(image[::THIN, ::THIN][some]))
     contrast = float(np.median(image.ravel()[labels.at[::3]])) - film
-    both = free[::THIN, 1::THIN] & free[::THIN, :-1:THIN]
-    beside = (image[::THIN, 1::THIN] - image[::THIN, :-1:THIN])[both]
-    if contrast == 0 or robust(beside)[1] < 2**0.5 * NOISY * abs(contrast):  # 0: what is known is no darker than film
+    both = some.copy()  # a pixel and the one beside it
+    both[:, : free[:, 1::THIN].shape[1]] &= free[::THIN, 1::THIN]
+    if contrast == 0 or pixel_noise(image, THIN, both) < NOISY * abs(
+        contrast
+    ):  # 0: what is known is no darker than film
         return labels, foreground
     flat = (image - np.float32(film)) * (free * np.float32(-1 if contrast < 0 else 1))
     found: list[tuple[float, np.ndarray]] = []
